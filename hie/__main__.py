@@ -1,0 +1,5 @@
+"""`python -m hie`."""
+
+from hie.cli.main import main
+
+main()
