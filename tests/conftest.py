@@ -50,21 +50,28 @@ def postgres_server() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def new_postgres_database(postgres_server: str) -> Iterator[Callable[[], str]]:
+    """Makes empty PostgreSQL databases; the server, and they with it, ends with the session."""
+    admin = sa.create_engine(f"{postgres_server}/postgres", isolation_level="AUTOCOMMIT")
+
+    def make() -> str:
+        name = "t" + uuid.uuid4().hex
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        return f"{postgres_server}/{name}"
+
+    yield make
+    admin.dispose()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database, one test's own."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'hie.sqlite'}"
-        return
-    server = request.getfixturevalue("postgres_server")
-    name = "t" + uuid.uuid4().hex
-    admin = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    yield f"{server}/{name}"
-    with admin.connect() as connection:
-        connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+        return f"sqlite:///{tmp_path / 'hie.sqlite'}"
+    make: Callable[[], str] = request.getfixturevalue("new_postgres_database")
+    return make()
 
 
 @pytest.fixture

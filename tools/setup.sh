@@ -17,6 +17,6 @@ if [ ! -x "$VENV/bin/pip" ]; then
   }
   "$PYTHON" -m venv "$VENV"
 fi
-"$VENV/bin/pip" install --quiet --require-hashes --requirement requirements-dev.lock
-"$VENV/bin/pip" install --quiet --no-deps --no-build-isolation --editable .
+"$VENV/bin/pip" install -qq --require-hashes --requirement requirements-dev.lock
+"$VENV/bin/pip" install -qq --no-deps --no-build-isolation --editable .
 echo "hie is set up: $VENV/bin/hie --help"

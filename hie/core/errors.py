@@ -7,12 +7,19 @@ holds patient data, secrets or another system's error text (contract law L10).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class HieError(Exception):
     """Base of all errors with a sentence for the reader."""
 
     status = 500
     code = "exception"
+    audited = False
+    """Whether the refusal is in the disclosure log already."""
+    issues: Sequence[Mapping[str, Any]] = ()
+    """Further OperationOutcome issues that go with the first."""
 
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
         super().__init__(message)

@@ -8,7 +8,9 @@ dict is what is stored and forwarded, never the model's dump. Clinical resources
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
@@ -88,9 +90,20 @@ def validate(body: Resource, resource_type: str) -> None:
         raise Unprocessable(f"The {resource_type} has an element of the wrong type.", code="structure") from None
 
 
+def parse_exact(raw: bytes) -> Any:
+    """JSON of another system, numbers as written: `1.10` stays `1.10` (FHIR R4 2.24.0.1, decimal precision).
+
+    Raises ValueError. The body must be bounded already.
+    """
+    value = orjson.loads(raw)  # strict about UTF-8 and surrogates, which the standard library is not
+    if _EXACT_NUMBER.search(raw) is None:
+        return value
+    return json.loads(raw, parse_float=Decimal, parse_int=_integer)
+
+
 def to_bytes(resource: Any) -> bytes:
-    """Compact JSON."""
-    return orjson.dumps(resource)
+    """Compact JSON; Decimals as they were written."""
+    return orjson.dumps(resource, default=_written)
 
 
 def outcome(*issues: Mapping[str, Any]) -> Resource:
@@ -128,6 +141,20 @@ def local_reference(reference: object) -> tuple[str, str] | None:
     if len(parts) < 2 or not parts[-2] or not parts[-1] or not parts[-2][0].isupper():
         return None
     return parts[-2], parts[-1]
+
+
+_EXACT_NUMBER = re.compile(rb"[:,\[]\s*-?[0-9]+(?:[.eE]|[0-9]{17})")
+"""A number, outside strings or maybe inside one, that a float or a 64-bit integer might not hold."""
+
+
+def _integer(text: str) -> int | Decimal:
+    return int(text) if len(text) < 19 else Decimal(text)
+
+
+def _written(value: Any) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError(type(value).__name__)
 
 
 class _Duplicate(Exception):

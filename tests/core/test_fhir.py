@@ -53,3 +53,17 @@ def test_brackets_inside_strings_do_not_count_as_depth():
 )
 def test_local_reference(reference, expected):
     assert fhir.local_reference(reference) == expected
+
+
+@pytest.mark.parametrize(
+    "number", ["1.10", "0.00", "-7.200", "1E+40", "12345678901234567890123", "3", "9007199254740993"]
+)
+def test_numbers_of_other_systems_leave_as_they_came(number):
+    raw = f'{{"valueQuantity":{{"value":{number}}}}}'.encode()
+    assert fhir.to_bytes(fhir.parse_exact(raw)) == raw
+
+
+@pytest.mark.parametrize("raw", [b'{"a":1.10,"b":"\\ud800"}', b'{"a":1.1,}', b'{"a":NaN}', b'{"a":1.5,"b":"\xff"}'])
+def test_exact_parsing_is_strict(raw):
+    with pytest.raises(ValueError, match=r"."):
+        fhir.parse_exact(raw)
