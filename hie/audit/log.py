@@ -1,0 +1,319 @@
+"""The disclosure log: append, durable before return, and read.
+
+Group commit: waiters enqueue finished entries; one committer per process drains the queue without lingering and writes
+each batch in one transaction, which holds the log's only lock (BEGIN IMMEDIATE on SQLite, one advisory lock on
+PostgreSQL) from reading the head to COMMIT. So indexes are gap-free over all processes, and a waiter pays for its share
+of a commit.
+
+A waiter gets a receipt only for what is known to be durable (law L1). After a time-out or a lost connection the entries
+are read again by id; what cannot be found is reported as not recorded. That may leave an entry of a disclosure that was
+then refused; it never leaves a disclosure without its entry.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from hie.audit import query as finding
+from hie.audit.entry import Draft, Entry, Receipt, draft
+from hie.audit.event import Event
+from hie.audit.query import AuditPage, AuditQuery
+from hie.audit.tables import entities, entries, purposes, source_failures, subtypes
+from hie.core.clock import Clock
+from hie.core.database import Database
+from hie.core.errors import AuditUnavailable
+
+log = logging.getLogger("hie.audit")
+
+WAIT_SECONDS = 10.0
+"""How long a waiter waits for its receipt, and PostgreSQL for the log's lock, before the answer is 503."""
+MAX_BATCH = 512
+"""Requests in one transaction: bounds its size, not its wait."""
+
+_POSTGRESQL_LOCK = 0x6869652D6C6F67  # "hie-log"
+
+
+@dataclass(frozen=True)
+class SourceFailure:
+    """A time that an organization fell short: `status` is a source-status code."""
+
+    at: datetime
+    status: str
+    request_id: str
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Entries that are recorded together or not at all, and who waits for them."""
+
+    drafts: tuple[Draft, ...]
+    receipts: Future[tuple[Receipt, ...]] = field(default_factory=Future)
+
+
+class AuditLog:
+    """The log of one process; processes share it through the database."""
+
+    def __init__(self, database: Database, clock: Clock, fhir_base: str, *, wait: float = WAIT_SECONDS) -> None:
+        """`wait` in seconds. Nothing is started before the first entry, so that it may be made before a fork."""
+        self._database = database
+        self._clock = clock
+        self._fhir_base = fhir_base
+        self._wait = wait
+        self._committers: dict[int, _Committer] = {}
+
+    def record(self, *events: Event) -> tuple[Receipt, ...]:
+        """Make `events` durable, all or none, and only then return. Raises AuditUnavailable on any doubt."""
+        if not events:
+            return ()
+        request = _Request(self._drafts(events))
+        self._committer().submit(request)
+        try:
+            return request.receipts.result(timeout=self._wait)
+        except TimeoutError:
+            request.receipts.cancel()
+            log.error("no receipt within %s seconds", self._wait)
+            raise AuditUnavailable from None
+
+    def append(self, connection: sa.Connection, *events: Event) -> tuple[Receipt, ...]:
+        """Write `events` in the caller's transaction (of `Database.write()`), durable when that commits.
+
+        Call it last before the commit: it takes the log's lock. Raises AuditUnavailable, which must undo the rest.
+        """
+        if not events:
+            return ()
+        drafts = self._drafts(events)
+        try:
+            return self._write(connection, drafts)
+        except sa.exc.SQLAlchemyError as error:
+            _tell(error)
+            raise AuditUnavailable from None
+
+    def search(self, query: AuditQuery) -> AuditPage:
+        """One page of matching entries, newest first."""
+        with self._database.read() as connection:
+            return finding.search(connection, query)
+
+    def entry(self, index: int) -> Entry | None:
+        """The entry at an index, counted from 0."""
+        with self._database.read() as connection:
+            return finding.by_index(connection, index)
+
+    def find(self, entry_id: str) -> Entry | None:
+        """The entry with an AuditEvent id."""
+        with self._database.read() as connection:
+            return finding.by_id(connection, entry_id)
+
+    def source_failures(self, member_id: str, limit: int = 20) -> list[SourceFailure]:
+        """When and how an organization last fell short, newest first."""
+        with self._database.read() as connection:
+            return [SourceFailure(*row) for row in connection.execute(source_failures_of(member_id).limit(limit))]
+
+    def close(self) -> None:
+        """Write what is queued, then stop; later entries are refused."""
+        self._committer().close()
+
+    # -- writing
+
+    def _drafts(self, events: Iterable[Event]) -> tuple[Draft, ...]:
+        try:
+            return tuple(draft(event, self._clock(), self._fhir_base) for event in events)
+        except (TypeError, ValueError, KeyError) as error:
+            _tell(error)
+            raise AuditUnavailable from None
+
+    def _committer(self) -> _Committer:
+        """This process's own: threads and locks do not survive a fork."""
+        process = os.getpid()
+        known = self._committers.get(process)
+        return known or self._committers.setdefault(process, _Committer(self._commit, self._wait))
+
+    def _commit(self, requests: Sequence[_Request]) -> None:
+        """One batch, one transaction; every request's future is settled when this returns."""
+        try:
+            with self._database.write() as connection:
+                receipts = iter(self._write(connection, [d for request in requests for d in request.drafts]))
+        except sa.exc.SQLAlchemyError as error:
+            _tell(error)
+            self._resolve(requests, error)
+        else:
+            for request in requests:
+                request.receipts.set_result(tuple(next(receipts) for _ in request.drafts))
+
+    def _write(self, connection: sa.Connection, drafts: Sequence[Draft]) -> tuple[Receipt, ...]:
+        """The rows of one transaction, from the head on. Whatever else belongs to an entry is written here too."""
+        first = self._lock_and_count(connection)
+        placed = list(enumerate(drafts, first))
+        connection.execute(entries.insert(), [_row(index, entry) for index, entry in placed])
+        for table, rows in _side_rows(placed):
+            if rows:
+                connection.execute(table.insert(), rows)
+        return tuple(Receipt(index, entry.entry_id, entry.leaf_hash) for index, entry in placed)
+
+    def _lock_and_count(self, connection: sa.Connection) -> int:
+        """Take the log's lock until the end of the transaction; the number of entries is the next index."""
+        if not self._database.is_sqlite:
+            settings = {"lock_timeout": f"{int(self._wait * 1000)}ms", "synchronous_commit": "on"}
+            connection.execute(sa.select(*(sa.func.set_config(name, v, True) for name, v in settings.items())))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
+        return connection.scalar(sa.select(sa.func.coalesce(sa.func.max(entries.c.entry_index) + 1, 0))) or 0
+
+    def _resolve(self, requests: Sequence[_Request], error: sa.exc.SQLAlchemyError) -> None:
+        """After a failed transaction: what is durable all the same is a success, all else is not recorded.
+
+        Where the database refused a row, the other requests of the batch get a transaction each.
+        """
+        durable = self._durable(requests)
+        lost = []
+        for request in requests:
+            if all(entry.entry_id in durable for entry in request.drafts):
+                request.receipts.set_result(tuple(durable[entry.entry_id] for entry in request.drafts))
+            else:
+                lost.append(request)
+        if len(requests) > 1 and _refused_a_row(error):
+            for request in lost:
+                self._commit([request])
+        else:
+            for request in lost:
+                request.receipts.set_exception(AuditUnavailable())
+
+    def _durable(self, requests: Sequence[_Request]) -> dict[str, Receipt]:
+        wanted = {entry.entry_id: entry.leaf_hash for request in requests for entry in request.drafts}
+        found = sa.select(entries.c.entry_index, entries.c.entry_id, entries.c.leaf_hash).where(
+            entries.c.entry_id.in_(wanted)
+        )
+        try:
+            with self._database.read() as connection:
+                receipts = [Receipt(*row) for row in connection.execute(found)]
+        except sa.exc.SQLAlchemyError as error:
+            _tell(error)
+            return {}
+        return {r.entry_id: r for r in receipts if r.leaf_hash == wanted[r.entry_id]}
+
+
+class _Committer:
+    """The one thread of a process that writes the log; started by the first entry."""
+
+    def __init__(self, commit: Callable[[Sequence[_Request]], None], patience: float) -> None:
+        self._commit = commit
+        self._patience = patience
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, request: _Request) -> None:
+        with self._lock:
+            if self._closed:
+                raise AuditUnavailable
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="audit-committer", daemon=True)
+                self._thread.start()
+            self._queue.put(request)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
+            thread = self._thread
+        if thread is not None:
+            thread.join(self._patience)
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            waiting = [request for request in batch if request.receipts.set_running_or_notify_cancel()]
+            if waiting:
+                self._commit_safely(waiting)
+
+    def _commit_safely(self, requests: Sequence[_Request]) -> None:
+        try:
+            self._commit(requests)
+        except Exception as error:  # noqa: BLE001  one defect must not stop the log for good
+            _tell(error)
+            for request in requests:
+                if not request.receipts.done():
+                    request.receipts.set_exception(AuditUnavailable())
+
+    def _next_batch(self) -> list[_Request]:
+        """Everything that is queued, at least one; empty when closed."""
+        first = self._queue.get()
+        batch = [first] if first else []
+        while batch and len(batch) < MAX_BATCH and not self._queue.empty():
+            following = self._queue.get()
+            if following is None:
+                self._queue.put(None)
+                break
+            batch.append(following)
+        return batch
+
+
+def source_failures_of(member_id: str) -> sa.Select[*tuple[Any, ...]]:
+    """(recorded, status, request id) of an organization's failures, newest first."""
+    return (
+        sa.select(
+            entries.c.recorded,
+            source_failures.c.status,
+            sa.func.coalesce(entries.c.request_id, "", type_=sa.String()),
+        )
+        .join_from(source_failures, entries)
+        .where(source_failures.c.member_id == member_id)
+        .order_by(source_failures.c.entry_index.desc())
+    )
+
+
+def _row(index: int, entry: Draft) -> dict[str, object]:
+    found = entry.columns
+    return {
+        "entry_index": index,
+        "entry_id": entry.entry_id,
+        "recorded": entry.recorded,
+        "kind": entry.kind,
+        "salt": entry.salt,
+        "body": entry.body,
+        "leaf": entry.leaf,
+        "leaf_hash": entry.leaf_hash,
+        "type": found.type,
+        "action": found.action,
+        "outcome": found.outcome,
+        "person_id": found.person_id,
+        "organization": found.organization,
+        "client_id": found.client_id,
+        "user_id": found.user_id,
+        "session": found.session,
+        "request_id": found.request_id,
+    }
+
+
+def _side_rows(placed: Sequence[tuple[int, Draft]]) -> list[tuple[sa.Table, list[dict[str, object]]]]:
+    rows: dict[sa.Table, list[dict[str, object]]] = {entities: [], purposes: [], subtypes: [], source_failures: []}
+    for index, entry in placed:
+        found, key = entry.columns, {"entry_index": index}
+        rows[entities] += [
+            key | {"resource_id": e.resource_id, "resource_type": e.resource_type} for e in found.entities
+        ]
+        rows[purposes] += [key | {"code": code} for code in found.purposes]
+        rows[subtypes] += [key | {"code": code} for code in found.subtypes]
+        rows[source_failures] += [key | {"member_id": m, "status": status} for m, status in found.failures]
+    return list(rows.items())
+
+
+def _refused_a_row(error: sa.exc.SQLAlchemyError) -> bool:
+    """The database works and would not have a value, so that other entries may still be written."""
+    if isinstance(error, sa.exc.DBAPIError):
+        return isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
+    return isinstance(error, sa.exc.StatementError)
+
+
+def _tell(error: Exception) -> None:
+    """The type alone: a message may hold the values of the row."""
+    cause = getattr(error, "orig", None) or error
+    log.error("an entry could not be recorded: %s", type(cause).__name__)

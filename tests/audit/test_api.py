@@ -1,0 +1,218 @@
+"""`/fhir/AuditEvent` as a privacy officer's client sees it."""
+
+import base64
+from dataclasses import dataclass
+from types import SimpleNamespace
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from fhir.resources.R4B.bundle import Bundle
+from flask import Flask
+
+from hie.audit.query import AuditQuery
+from hie.core.caller import Role
+from hie.core.errors import AuditUnavailable, Unauthorized
+from hie.core.scopes import Scopes
+from hie.gateway.api import audit, context, problems
+from tests.audit.samples import BASE, caller, disclosure
+
+CALLERS = {
+    "officer": caller(
+        organization="exchange",
+        organization_name="The exchange",
+        role=Role.PRIVACY_OFFICER,
+        client_id="privacy-office",
+        purposes=frozenset({"HOPERAT"}),
+        scopes=Scopes.parse("system/AuditEvent.rs"),
+    ),
+    "searcher": caller(role=Role.PRIVACY_OFFICER, scopes=Scopes.parse("system/AuditEvent.s")),
+    "member": caller(scopes=Scopes.parse("system/*.cruds")),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    person_id: str
+
+
+class Authority:
+    def caller(self, authorization, *, address):
+        name = authorization.removeprefix("Bearer ")
+        if name not in CALLERS:
+            raise Unauthorized("A token is needed.")
+        return CALLERS[name]
+
+
+class Identity:
+    """One person who was merged: `person-old` is now `person-1`, known at Lakeside as m-1."""
+
+    def person(self, person_id):
+        return SimpleNamespace(id="person-1") if person_id in ("person-1", "person-old") else None
+
+    def person_ids(self, person_id):
+        return ("person-1", "person-old")
+
+    def source_record(self, identifier):
+        return Record("person-1") if (identifier.system, identifier.value) == ("urn:oid:2.999.1.1", "m-1") else None
+
+
+@pytest.fixture
+def client(log):
+    app = Flask("test")
+    app.extensions["hie"] = SimpleNamespace(
+        settings=SimpleNamespace(fhir_base=BASE), authority=Authority(), identity=Identity(), audit=log
+    )
+    context.install(app)
+    problems.install(app)
+    app.register_blueprint(audit.blueprint)
+    return app.test_client()
+
+
+def get(client, address, name="officer", **headers):
+    return client.get(address, headers={"Authorization": f"Bearer {name}", **headers})
+
+
+def links(bundle):
+    return {link["relation"]: link["url"] for link in bundle["link"]}
+
+
+def ids(bundle):
+    return [entry["resource"]["id"] for entry in bundle.get("entry", [])]
+
+
+def test_a_search_gives_a_valid_searchset_newest_first(client, log):
+    receipts = log.record(disclosure("person-1"), disclosure("person-2"))
+    response = get(client, "/fhir/AuditEvent")
+    assert response.status_code == 200
+    assert response.mimetype == "application/fhir+json"
+    assert response.headers["Cache-Control"] == "no-store"
+    bundle = response.json
+    Bundle.model_validate(bundle)
+    assert (bundle["type"], bundle["total"]) == ("searchset", 2)
+    assert ids(bundle) == [receipts[1].entry_id, receipts[0].entry_id]
+    assert bundle["entry"][0]["fullUrl"] == f"{BASE}/AuditEvent/{receipts[1].entry_id}"
+    assert bundle["entry"][0]["search"] == {"mode": "match"}
+    assert links(bundle) == {"self": f"{BASE}/AuditEvent"}
+
+
+@pytest.mark.parametrize(
+    "asked", ["patient=Patient/person-1", "patient=person-old", "patient.identifier=urn:oid:2.999.1.1%7Cm-1"]
+)
+def test_a_patient_search_covers_merged_identities(client, log, asked):
+    log.record(disclosure("person-1"), disclosure("person-2"), disclosure("person-old"))
+    assert get(client, f"/fhir/AuditEvent?{asked}").json["total"] == 2
+
+
+def test_the_entries_of_a_person_the_index_does_not_know_are_still_found(client, log):
+    log.record(disclosure("person-9"))
+    assert get(client, "/fhir/AuditEvent?patient=person-9").json["total"] == 1
+
+
+def test_the_form_finds_the_same_as_the_address(client, log):
+    log.record(disclosure("person-1"), disclosure("person-2"))
+    response = client.post(
+        "/fhir/AuditEvent/_search", data={"patient": "person-2"}, headers={"Authorization": "Bearer officer"}
+    )
+    assert response.json["total"] == 1
+    assert links(response.json)["self"] == f"{BASE}/AuditEvent?patient=person-2"
+    assert b"patient=person-2" in request_of(log.search(AuditQuery()).entries[0])
+
+
+def request_of(entry):
+    (query,) = [e["query"] for e in entry.resource["entity"] if "query" in e]
+    return base64.b64decode(query)
+
+
+def test_pages_follow_absolute_links_to_the_end(client, log):
+    receipts = log.record(*(disclosure("person-1") for _ in range(5)))
+    address, seen = "/fhir/AuditEvent?patient=person-1&_count=2&nonsense=1", []
+    while address:
+        bundle = get(client, address).json
+        assert bundle["total"] == 5
+        assert dict(parse_qsl(urlsplit(links(bundle)["self"]).query)) == {"patient": "person-1", "_count": "2"}
+        seen += ids(bundle)
+        following = links(bundle).get("next", "")
+        assert following == "" or following.startswith(f"{BASE}/AuditEvent?")
+        address = following.removeprefix("https://hie.example")
+    assert seen == [receipt.entry_id for receipt in reversed(receipts)]
+
+
+def test_an_entry_is_given_as_the_log_committed_to_it(client, log):
+    (receipt,) = log.record(disclosure())
+    response = get(client, f"/fhir/AuditEvent/{receipt.entry_id}")
+    assert response.status_code == 200
+    assert response.data == log.entry(receipt.index).body
+
+
+@pytest.mark.parametrize("entry_id", ["abcdefghijklmnopqrstuvwxyz", "%00", "a" * 500])
+def test_an_entry_that_is_not_there_is_not_found(client, entry_id):
+    response = get(client, f"/fhir/AuditEvent/{entry_id}")
+    assert response.status_code == 404
+    assert response.json["resourceType"] == "OperationOutcome"
+
+
+def test_reading_the_log_is_itself_an_entry(client, log):
+    (receipt,) = log.record(disclosure("person-old"))
+    get(client, "/fhir/AuditEvent?patient=person-1", **{"X-Request-Id": "look-1"})
+    get(client, f"/fhir/AuditEvent/{receipt.entry_id}", **{"X-Request-Id": "look-2"})
+    reading, searching, _ = log.search(AuditQuery()).entries
+    assert (searching.kind, searching.person_id) == ("log-read", "person-1")
+    assert request_of(searching) == b"GET /fhir/AuditEvent?patient=person-1"
+    assert searching.resource["outcomeDesc"] == "1 of 1 entries shown"
+    assert (reading.kind, reading.person_id) == ("log-read", "person-old")
+    assert log.search(AuditQuery(request_ids=(("look-2",),))).entries == (reading,)
+    assert log.search(AuditQuery(entities=((f"AuditEvent/{receipt.entry_id}",),))).entries == (reading,)
+
+
+def test_nothing_is_shown_when_the_look_cannot_be_recorded(client, log, monkeypatch):
+    (receipt,) = log.record(disclosure("person-1"))
+
+    def fails(*_events):
+        raise AuditUnavailable
+
+    monkeypatch.setattr(log, "record", fails)
+    for address in ("/fhir/AuditEvent", f"/fhir/AuditEvent/{receipt.entry_id}"):
+        response = get(client, address)
+        assert response.status_code == 503
+        assert b"person-1" not in response.data
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [("member", "/fhir/AuditEvent"), ("member", "/fhir/AuditEvent/abc"), ("searcher", "/fhir/AuditEvent/abc")],
+)
+def test_others_are_refused_and_the_attempt_recorded_once(client, log, name, address):
+    response = get(client, address, name)
+    assert response.status_code == 403
+    (entry,) = log.search(AuditQuery()).entries
+    assert entry.kind == "denial"
+    assert entry.resource["outcome"] == "4"
+    assert request_of(entry) == f"GET {address}".encode()
+
+
+def test_without_a_token_nothing_is_shown(client):
+    response = client.get("/fhir/AuditEvent")
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_a_parameter_without_meaning_is_refused_by_name(client):
+    response = get(client, "/fhir/AuditEvent?date=yesterday")
+    assert response.status_code == 400
+    assert "date" in response.json["issue"][0]["diagnostics"]
+
+
+@pytest.mark.parametrize(
+    ("address", "accept", "status"),
+    [
+        ("/fhir/AuditEvent", "application/fhir+json", 200),
+        ("/fhir/AuditEvent", "application/json;q=0.9, text/html;q=0.1", 200),
+        ("/fhir/AuditEvent", "*/*", 200),
+        ("/fhir/AuditEvent", "application/fhir+xml", 406),
+        ("/fhir/AuditEvent?_format=json", "application/fhir+xml", 200),
+        ("/fhir/AuditEvent?_format=application/fhir+json", "*/*", 200),
+        ("/fhir/AuditEvent?_format=xml", "*/*", 406),
+    ],
+)
+def test_entries_are_given_as_json_only(client, address, accept, status):
+    assert get(client, address, Accept=accept).status_code == status
