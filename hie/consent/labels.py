@@ -1,0 +1,333 @@
+"""Sensitivity labels: what a source says, and what codes give away (CONSENT.md section 2; pure).
+
+A source's `meta.security` is kept, its label systems brought to one spelling. Codes add sensitivity by the value-set
+files in `valuesets/`; drugs are also known by ingredient name, since products have more codes than any list. Labels
+follow references inside one source's answer: a resource shares the labels of what it refers to (the report of a
+labelled result) and of what refers to it (the encounter of a labelled condition), as far as each chain of references
+reaches; but what an encounter got from one condition it does not pass on to the next.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+
+from hie.consent.fhir import period, span
+from hie.consent.policy import SELF_PAY, ResourceView, Span, actor_key, default_confidentiality
+from hie.consent.vocabulary import (
+    ACT_CODE,
+    CONFIDENTIALITY,
+    CPT,
+    HCPCS,
+    ICD9CM,
+    ICD10CM,
+    LOINC,
+    RANK,
+    RXNORM,
+    SNOMED,
+    label_of,
+    system_of,
+)
+from hie.core.fhir import Resource, local_reference, walk
+
+Label = tuple[str, str]
+Labels = frozenset[Label]
+
+_SYSTEMS = {
+    "icd10cm": ICD10CM,
+    "icd9cm": ICD9CM,
+    "snomed": SNOMED,
+    "loinc": LOINC,
+    "rxnorm": RXNORM,
+    "cpt": CPT,
+    "hcpcs": HCPCS,
+}
+_NO_LABELS: Labels = frozenset()
+_RESTRICTED: Labels = frozenset({(CONFIDENTIALITY, "R")})
+
+_MOST_LABELS = 100
+"""An answer with more kinds of label than this is no chart; following each would cost its caller the deadline."""
+
+_SHARED_BY_MANY = frozenset(
+    {"Patient", "Practitioner", "PractitionerRole", "Organization", "Location", "Coverage", "CareTeam"}
+)
+"""Types that a labelled resource names without telling anything of them: labels do not flow on to these."""
+
+_TIMES = (
+    ("effectiveDateTime", "effectivePeriod", "effectiveInstant"),
+    ("onsetDateTime", "onsetPeriod"),
+    ("performedDateTime", "performedPeriod"),
+    ("occurrenceDateTime",),
+    ("period", "billablePeriod"),
+    ("recordedDate", "recorded"),
+    ("authoredOn", "dateAsserted", "date", "created"),
+    ("issued",),
+)
+"""Elements that say when, the clinically nearest first (CONSENT.md section 1)."""
+
+_AUTHORS = frozenset(
+    {
+        "author",
+        "asserter",
+        "recorder",
+        "requester",
+        "performer",
+        "informationSource",
+        "contributor",
+        "resultsInterpreter",
+        "authenticator",
+        "enterer",
+        "provider",
+        "participant",
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ValueSets:
+    """The codes that give a sensitivity away."""
+
+    exact: Mapping[tuple[str, str], frozenset[str]]
+    prefixes: Mapping[tuple[str, str], frozenset[str]]
+    ranges: Mapping[str, tuple[tuple[str, str, str], ...]]
+    names: Mapping[str, frozenset[str]]
+    words: re.Pattern[str]
+
+    def of_code(self, system: str, code: str) -> frozenset[str]:
+        """Sensitivity codes of one code; `system` in the spelling of `vocabulary`."""
+        code = _spelled(system, code)
+        found = set(self.exact.get((system, code), ()))
+        for length in range(2, len(code) + 1):
+            found.update(self.prefixes.get((system, code[:length]), ()))
+        for low, high, label in self.ranges.get(system, ()):
+            if low <= code[: len(low)] <= high:
+                found.add(label)
+        return frozenset(found)
+
+    def of_name(self, text: str) -> frozenset[str]:
+        """Sensitivity codes of the drug ingredients that a name or description mentions."""
+        found = {match.lower() for match in self.words.findall(text)}
+        return frozenset(label for name in found for label in self.names[name])
+
+
+@cache
+def value_sets() -> ValueSets:
+    """The exchange's value sets; a file that cannot be read stops the process that first needs it."""
+    folder = files("hie.consent") / "valuesets"
+    rows = [
+        row
+        for file in sorted(folder.iterdir(), key=lambda f: f.name)
+        if file.name.endswith(".csv")
+        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+    ]
+    return build(rows)
+
+
+def build(rows: Iterable[Mapping[str, str]]) -> ValueSets:
+    """Value sets from rows of system, kind (`code`, `prefix`, `range`), code and label.
+
+    A range is written `low..high`; the system `name` stands for names of drugs.
+    """
+    exact: dict[tuple[str, str], frozenset[str]] = {}
+    prefixes: dict[tuple[str, str], frozenset[str]] = {}
+    ranges: dict[str, tuple[tuple[str, str, str], ...]] = {}
+    names: dict[str, frozenset[str]] = {}
+    for row in rows:
+        code, label = row["code"].strip(), frozenset({row["label"]})
+        if row["system"] == "name":
+            names[code.lower()] = names.get(code.lower(), frozenset()) | label
+            continue
+        system = _SYSTEMS[row["system"]]
+        if row["kind"] == "range":
+            low, high = (_spelled(system, end) for end in code.split(".."))
+            ranges[system] = (*ranges.get(system, ()), (low, high, row["label"]))
+        else:
+            table = {"code": exact, "prefix": prefixes}[row["kind"]]
+            key = system, _spelled(system, code)
+            table[key] = table.get(key, frozenset()) | label
+    words = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b" if names else r"(?!)", re.IGNORECASE)
+    return ValueSets(exact, prefixes, ranges, names, words)
+
+
+def views(resources: Sequence[Resource], member_id: str, *, sets: ValueSets | None = None) -> list[ResourceView]:
+    """The views of one source's answer, all its resources together, in their order and the exchange's terms.
+
+    A resource that cannot be read is labelled `R`.
+    """
+    chosen = sets or value_sets()
+    drafts = [_draft(resource, chosen) for resource in resources]
+    labels = _spread(drafts)
+    return [_view(draft, found, member_id) for draft, found in zip(drafts, labels, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One resource read once, in its source's terms."""
+
+    key: tuple[str, str]
+    labels: Labels = _NO_LABELS
+    codes: frozenset[tuple[str, str]] = frozenset()
+    profiles: frozenset[str] = frozenset()
+    time: Span | None = None
+    references: frozenset[tuple[str, str]] = frozenset()
+    authors: frozenset[str] = frozenset()
+
+
+def _draft(resource: Resource, sets: ValueSets) -> _Draft:
+    key = str(resource.get("resourceType", "")), str(resource.get("id", ""))
+    try:
+        return _read(resource, key, sets)
+    except (AttributeError, TypeError, ValueError, KeyError, OverflowError):
+        return _Draft(key, _RESTRICTED)
+
+
+def _read(resource: Resource, key: tuple[str, str], sets: ValueSets) -> _Draft:
+    codes: set[tuple[str, str]] = set()
+    references: set[tuple[str, str]] = set()
+    sensitive: set[str] = set()
+    for node in walk(resource):
+        code = node.get("code")
+        if isinstance(code, str) and code:
+            system = node.get("system")
+            coding = system_of(system if isinstance(system, str) else None), code
+            codes.add(coding)
+            sensitive |= _of_code(sets, *coding)
+        target = local_reference(node.get("reference"))
+        if target is not None:
+            references.add(target)
+        for text in (node.get("display"), node.get("text")):
+            if isinstance(text, str):
+                sensitive |= _of_name(sets, text)
+    meta = resource.get("meta") or {}
+    return _Draft(
+        key=key,
+        labels=_with_confidentiality(_given(meta) | {(ACT_CODE, code) for code in sensitive}),
+        codes=frozenset(codes),
+        profiles=frozenset(profile.split("|")[0] for profile in meta.get("profile") or ()),
+        time=_time(resource, meta),
+        references=frozenset(references),
+        authors=frozenset(name for author in _authors(resource) for name in _names(author)),
+    )
+
+
+def _given(meta: Resource) -> Labels:
+    """The source's own labels; of its tags only the one that restricts what a payer gets."""
+    codings = [c for c in meta.get("security") or () if c.get("code")]
+    codings += [c for c in meta.get("tag") or () if c.get("code") == SELF_PAY]
+    return frozenset(label_of(c.get("system"), c["code"]) for c in codings)
+
+
+def _with_confidentiality(labels: Labels) -> Labels:
+    if any(system == CONFIDENTIALITY and code in RANK for system, code in labels):
+        return labels
+    return labels | {(CONFIDENTIALITY, default_confidentiality(labels))}
+
+
+def _time(resource: Resource, meta: Resource) -> Span | None:
+    context = resource.get("context")
+    nested = context.get("period") if isinstance(context, dict) else None
+    given = [resource.get(element) for elements in _TIMES for element in elements]
+    for value in (nested, *given, meta.get("lastUpdated")):
+        found = period(value) if isinstance(value, dict) else span(value)
+        if found is not None:
+            return found
+    return None
+
+
+def _authors(resource: Resource) -> Iterator[Resource]:
+    """References to those who wrote it: directly, or as `actor`, `individual` or `provider` of an entry."""
+    for element in _AUTHORS & resource.keys():
+        value = resource[element]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                nested = (item.get(role) for role in ("actor", "individual", "provider", "party", "member"))
+                yield from (r for r in (item, *nested) if isinstance(r, dict))
+
+
+def _names(author: Resource) -> Iterator[str]:
+    """What an author may be named by in a consent: reference and identifier value."""
+    target = local_reference(author.get("reference"))
+    if target is not None:
+        yield "/".join(target)
+    identifier = author.get("identifier")
+    value = identifier.get("value") if isinstance(identifier, dict) else None
+    if isinstance(value, str):
+        yield actor_key(value)
+
+
+@lru_cache(maxsize=65536)
+def _of_code(sets: ValueSets, system: str, code: str) -> frozenset[str]:
+    return sets.of_code(system, code)
+
+
+@lru_cache(maxsize=65536)
+def _of_name(sets: ValueSets, text: str) -> frozenset[str]:
+    return sets.of_name(text)
+
+
+def _spelled(system: str, code: str) -> str:
+    """ICD codes come with and without their dot, and in either case."""
+    return code.upper().replace(".", "") if system in (ICD10CM, ICD9CM) else code.upper()
+
+
+# -- labels follow references
+
+
+def _spread(drafts: Sequence[_Draft]) -> list[Labels]:
+    """Each resource's labels with those that reach it along references, in the one direction or the other."""
+    place = {draft.key: index for index, draft in enumerate(drafts)}
+    refers = [[place[key] for key in draft.references if key in place] for draft in drafts]
+    referred: list[list[int]] = [[] for _ in drafts]
+    for index, targets in enumerate(refers):
+        for target in targets:
+            referred[target].append(index)
+    carriers: dict[Label, list[int]] = {}
+    for index, draft in enumerate(drafts):
+        for label in _telling(draft.labels):
+            carriers.setdefault(label, []).append(index)
+    if len(carriers) > _MOST_LABELS:
+        return [draft.labels | _RESTRICTED for draft in drafts]
+    found = [set(draft.labels) for draft in drafts]
+    for label, start in carriers.items():
+        for reached in _reach(start, referred):
+            found[reached].add(label)
+        for reached in _reach(start, refers):
+            if drafts[reached].key[0] not in _SHARED_BY_MANY:
+                found[reached].add(label)
+    return [frozenset(labels) for labels in found]
+
+
+def _telling(labels: Labels) -> Labels:
+    """What a label tells of others: every sensitivity, and confidentiality above normal."""
+    return frozenset(
+        (system, code) for system, code in labels if system != CONFIDENTIALITY or RANK.get(code, 0) > RANK["N"]
+    )
+
+
+def _reach(start: Iterable[int], edges: Sequence[Sequence[int]]) -> set[int]:
+    stack = list(start)
+    seen = set(stack)
+    while stack:
+        for target in edges[stack.pop()]:
+            if target not in seen:
+                seen.add(target)
+                stack.append(target)
+    return seen
+
+
+def _view(draft: _Draft, labels: Labels, member_id: str) -> ResourceView:
+    return ResourceView(
+        type=draft.key[0],
+        id=draft.key[1],
+        member_id=member_id,
+        labels=labels,
+        codes=draft.codes,
+        profiles=draft.profiles,
+        time=draft.time,
+        references=frozenset(f"{kind}/{target}" for kind, target in draft.references),
+        authors=draft.authors,
+    )

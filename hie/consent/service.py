@@ -1,0 +1,235 @@
+"""Consents: filed, versioned, found, and compiled into the policy that governs a person.
+
+Every version is kept and none is changed. A version is compiled once per process and remembered, so that reading a
+person's policy costs one small query.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from hie.consent.fhir import check_consent, compile_consent
+from hie.consent.policy import Compiled, PersonPolicy
+from hie.consent.tables import consent_versions
+from hie.core.caller import Caller
+from hie.core.clock import Clock, instant
+from hie.core.database import Database
+from hie.core.errors import Conflict, NotFound, PreconditionFailed
+from hie.core.fhir import Resource
+from hie.core.ids import new_id
+
+_REMEMBERED = 20_000
+
+_newer = consent_versions.alias("newer")
+_CURRENT = ~sa.exists().where(
+    _newer.c.consent_id == consent_versions.c.consent_id, _newer.c.version > consent_versions.c.version
+)
+
+
+@dataclass(frozen=True)
+class StoredConsent:
+    """One version of a consent; `resource` carries its id, `meta.versionId` and `meta.lastUpdated`."""
+
+    id: str
+    version: int
+    person_id: str
+    resource: Resource
+    updated: datetime
+    author_organization: str
+    warnings: tuple[str, ...]
+    """Sentences on what of it the evaluator cannot honour."""
+
+    @property
+    def reference(self) -> str:
+        return f"Consent/{self.id}/_history/{self.version}"
+
+
+Also = Callable[[sa.Connection, StoredConsent], None] | None
+
+
+class ConsentService:
+    """The consent store and the policies read from it."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        exchange_default: str,
+        member_defaults: Callable[[], Mapping[str, str]],
+        part2_members: Callable[[], frozenset[str]],
+        *,
+        strict_break_glass: bool = False,
+    ) -> None:
+        """Defaults in the words of `policy.Default`, or the environment's `permit` and `deny`."""
+        self._database = database
+        self._clock = clock
+        self._exchange_default = exchange_default
+        self._member_defaults = member_defaults
+        self._part2_members = part2_members
+        self._strict_break_glass = strict_break_glass
+        self._compiled: OrderedDict[tuple[str, int], Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def policy(self, person_ids: Sequence[str]) -> PersonPolicy:
+        """What governs a person, given every id the person has had."""
+        with self._database.read() as connection:
+            keys = self._current_keys(connection, person_ids)
+            found = self._recall(keys)
+            missing = [key for key in keys if key not in found]
+            found |= self._compile(connection, missing)
+        return PersonPolicy(
+            consents=tuple(found[key] for key in keys),
+            exchange_default=self._exchange_default,
+            member_defaults=self._member_defaults(),
+            part2_members=self._part2_members(),
+            person_ids=frozenset(person_ids),
+            as_of=self._clock(),
+            strict_break_glass=self._strict_break_glass,
+        )
+
+    def create(self, consent: Resource, person_id: str, author: Caller, *, also: Also = None) -> StoredConsent:
+        """File a new consent of a person. `consent` is valid FHIR in the exchange's terms; raises Unprocessable."""
+        check_consent(consent)
+        with self._database.write() as connection:
+            return self._store(connection, new_id(), 1, consent, person_id, author, also)
+
+    def update(
+        self,
+        consent_id: str,
+        consent: Resource,
+        person_id: str,
+        author: Caller,
+        *,
+        expected_version: int | None = None,
+        also: Also = None,
+    ) -> StoredConsent:
+        """File the next version. Raises NotFound, PreconditionFailed where `expected_version` is not current, Conflict
+        where another version was filed at the same moment, Unprocessable."""
+        check_consent(consent)
+        with self._database.write() as connection:
+            newest = sa.select(sa.func.max(consent_versions.c.version)).where(
+                consent_versions.c.consent_id == consent_id
+            )
+            current = connection.scalar(newest)
+            if current is None:
+                raise NotFound("There is no such consent.")
+            if expected_version is not None and expected_version != current:
+                raise PreconditionFailed("The consent has been changed since; read it again.")
+            return self._store(connection, consent_id, current + 1, consent, person_id, author, also)
+
+    def read(self, consent_id: str, version: int | None = None) -> StoredConsent | None:
+        """One version, the current one where none is named."""
+        which = _CURRENT if version is None else consent_versions.c.version == version
+        query = sa.select(consent_versions).where(consent_versions.c.consent_id == consent_id, which)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return _stored(row) if row else None
+
+    def search(
+        self,
+        person_ids: Sequence[str] | None,
+        *,
+        statuses: Collection[str] = (),
+        limit: int,
+        after: str | None = None,
+    ) -> list[StoredConsent]:
+        """Current versions by id, from the one following `after`.
+
+        `person_ids` None: of everybody; no `statuses`: all.
+        """
+        query = sa.select(consent_versions).where(_CURRENT).order_by(consent_versions.c.consent_id).limit(limit)
+        if person_ids is not None:
+            query = query.where(consent_versions.c.person_id.in_(person_ids))
+        if statuses:
+            query = query.where(consent_versions.c.status.in_(statuses))
+        if after is not None:
+            query = query.where(consent_versions.c.consent_id > after)
+        with self._database.read() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def _store(
+        self,
+        connection: sa.Connection,
+        consent_id: str,
+        version: int,
+        consent: Resource,
+        person_id: str,
+        author: Caller,
+        also: Also,
+    ) -> StoredConsent:
+        now = self._clock()
+        meta = consent["meta"] if isinstance(consent.get("meta"), dict) else {}
+        meta = {**meta, "versionId": str(version), "lastUpdated": instant(now)}
+        resource = {**consent, "id": consent_id, "meta": meta}
+        row = {
+            "consent_id": consent_id,
+            "version": version,
+            "person_id": person_id,
+            "status": consent["status"],
+            "resource": orjson.dumps(resource).decode(),
+            "updated": now,
+            "author_organization": author.organization,
+        }
+        try:
+            connection.execute(consent_versions.insert(), row)
+        except sa.exc.IntegrityError:
+            raise Conflict("The consent was changed at the same moment; read it again.") from None
+        warnings = compile_consent(resource, version, person_id).warnings
+        stored = StoredConsent(consent_id, version, person_id, resource, now, author.organization, warnings)
+        if also is not None:
+            also(connection, stored)
+        return stored
+
+    def _current_keys(self, connection: sa.Connection, person_ids: Sequence[str]) -> list[tuple[str, int]]:
+        query = current_keys(person_ids)
+        return [(row.consent_id, row.version) for row in connection.execute(query)]
+
+    def _recall(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Compiled]:
+        found = {}
+        with self._lock:
+            for key in keys:
+                compiled = self._compiled.get(key)
+                if compiled is not None:
+                    self._compiled.move_to_end(key)
+                    found[key] = compiled
+        return found
+
+    def _compile(self, connection: sa.Connection, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Compiled]:
+        if not keys:
+            return {}
+        columns = consent_versions.c
+        query = sa.select(consent_versions).where(sa.tuple_(columns.consent_id, columns.version).in_(keys))
+        made = {}
+        for row in connection.execute(query):
+            resource = orjson.loads(row.resource)
+            made[row.consent_id, row.version] = compile_consent(resource, row.version, row.person_id)
+        with self._lock:
+            self._compiled.update(made)
+            while len(self._compiled) > _REMEMBERED:
+                self._compiled.popitem(last=False)
+        return made
+
+
+def current_keys(person_ids: Sequence[str]) -> sa.Select[tuple[str, int]]:
+    """The query of every emergency: ids and versions of the current consents of people, from the index alone."""
+    return (
+        sa.select(consent_versions.c.consent_id, consent_versions.c.version)
+        .where(consent_versions.c.person_id.in_(person_ids), _CURRENT)
+        .order_by(consent_versions.c.consent_id)
+    )
+
+
+def _stored(row: sa.Row[Any]) -> StoredConsent:
+    resource = orjson.loads(row.resource)
+    warnings = compile_consent(resource, row.version, row.person_id).warnings
+    return StoredConsent(
+        row.consent_id, row.version, row.person_id, resource, row.updated, row.author_organization, warnings
+    )
