@@ -1,0 +1,136 @@
+"""`hie mpi`: train the match model and explain its scores (contract section 7)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import orjson
+import sqlalchemy as sa
+
+from hie.core.config import Settings
+from hie.core.database import Database
+from hie.core.errors import BadRequest, NotFound
+from hie.mpi import training
+from hie.mpi.comparison import compare, hard_conflict
+from hie.mpi.demographics import Traits, traits_of_row
+from hie.mpi.model import DEFAULT_PATH, Model, Score
+from hie.mpi.tables_match import match_traits
+
+CSV_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group()
+def mpi() -> None:
+    """The master patient index: who is who."""
+
+
+@mpi.command()
+@click.argument("records", type=CSV_FILE, required=False)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the model goes.")
+@click.option(
+    "--base", type=CSV_FILE, default=DEFAULT_PATH, help="The model to start from; the shipped one if not given."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary for machines.")
+def train(records: Path | None, output: Path, base: Path, as_json: bool) -> None:
+    """Fit the model to RECORDS (a CSV as for `hie mpi link`), or to the exchange's own records. Needs no labels."""
+    traits = list(_from_csv(records).values()) if records else _from_exchange()
+    provenance = {
+        "made by": "hie mpi train",
+        "method": "expectation-maximisation without labels, from the base model",
+        "base": Model.load(base).version,
+        "data": f"{len(traits)} records of {'a file' if records else 'the exchange'}",
+        "at": datetime.now(UTC).date().isoformat(),
+    }
+    trained = training.estimate(traits, Model.load(base), provenance)
+    trained.model.save(output)
+    found = training.summary(trained)
+    if as_json:
+        click.echo(orjson.dumps(found))
+        return
+    for name, value in found.items():
+        click.echo(f"{name.replace('_', ' '):<20} {value}")
+
+
+@mpi.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--file", "records", type=CSV_FILE, help="Look both ids up in this CSV instead of the exchange.")
+@click.option(
+    "--model", "model_path", type=CSV_FILE, default=DEFAULT_PATH, help="The model; the shipped one if not given."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def explain(a: str, b: str, records: Path | None, model_path: Path, as_json: bool) -> None:
+    """Say what makes the records A and B (record ids) one person or two, trait by trait in bits."""
+    left, right = (_one_of_csv(records, x) if records else _one_of_exchange(x) for x in (a, b))
+    model = Model.load(model_path)
+    score = model.score(compare(left, right))
+    conflict = hard_conflict(left, right)
+    if as_json:
+        click.echo(orjson.dumps(_explained(model, score, conflict)))
+        return
+    for trait, level, bits in score.contributions:
+        click.echo(f"{trait:<12} {level:<12} {bits:+7.1f}")
+    prior = score.weight - sum(bits for _, _, bits in score.contributions)
+    click.echo(f"{'before any':<12} {'':<12} {prior:+7.1f}")
+    click.echo(f"{'together':<12} {'':<12} {score.weight:+7.1f}  probability {score.probability:.6f}")
+    click.echo(f"compared as {score.match_class} against {score.other_class}; model {model.version}")
+    if conflict:
+        click.echo(f"never linked by itself: {conflict}")
+
+
+def _explained(model: Model, score: Score, conflict: str | None) -> dict[str, object]:
+    return {
+        "probability": score.probability,
+        "weight": score.weight,
+        "compared_as": [score.match_class, score.other_class],
+        "conflict": conflict,
+        "traits": [{"trait": t, "level": level, "weight": round(bits, 3)} for t, level, bits in score.contributions],
+        "model": model.version,
+    }
+
+
+def _from_csv(path: Path) -> dict[str, Traits]:
+    """record id -> traits."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if "record_id" not in (rows.fieldnames or ()):
+            raise BadRequest(f"{path} has no column record_id.")
+        return {row["record_id"]: traits_of_row(row) for row in rows}
+
+
+def _one_of_csv(path: Path, record_id: str) -> Traits:
+    found = _from_csv(path).get(record_id)
+    if found is None:
+        raise NotFound(f"{path} has no record {record_id}.")
+    return found
+
+
+@contextmanager
+def _connection() -> Iterator[sa.Connection]:
+    database = Database(Settings.load().effective_database_url)
+    try:
+        with database.read() as connection:
+            yield connection
+    finally:
+        database.close()
+
+
+def _from_exchange() -> list[Traits]:
+    with _connection() as connection:
+        rows = connection.execute(sa.select(match_traits.c.traits).order_by(match_traits.c.record_id))
+        return [Traits.from_json(row.traits) for row in rows]
+
+
+def _one_of_exchange(record_id: str) -> Traits:
+    with _connection() as connection:
+        text = connection.execute(
+            sa.select(match_traits.c.traits).where(match_traits.c.record_id == record_id)
+        ).scalar_one_or_none()
+    if text is None:
+        raise NotFound(f"The exchange has no record {record_id}.")
+    return Traits.from_json(text)

@@ -1,0 +1,726 @@
+"""Who is who: feed, merge and delete source records, find people (PIXm ITI-104 and ITI-83, PDQm ITI-78).
+
+A feed is one transaction: store the version, ask the matcher, link or open a new person, file what is unsure for a
+steward, refresh the golden record. It never fails because linking is unsure, and it never re-links a record away from
+a person that other records share: linking two different people is worse than missing a link (law L4). Messages are
+idempotent, and one that is older than what is held changes nothing (L7). Every decision is kept with its reasons (L5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from hie.core.clock import Clock, instant, parse_instant
+from hie.core.database import Database
+from hie.core.errors import Conflict, Forbidden, NotFound, PreconditionFailed, ServiceUnavailable, Unprocessable
+from hie.core.fhir import Resource
+from hie.core.ids import new_id
+from hie.mpi import registry
+from hie.mpi.comparison import compare, hard_conflict
+from hie.mpi.demographics import Traits, traits_of
+from hie.mpi.golden import golden
+from hie.mpi.index import MatchDecision, MatchIndex, Verdict
+from hie.mpi.patient_search import (
+    Criterion,
+    PatientPage,
+    PatientQuery,
+    conditions,
+    split_token,
+    unescaped,
+    write_cursor,
+)
+from hie.mpi.people import (
+    MAX_IDENTIFIER,
+    Also,
+    Candidate,
+    FeedResult,
+    Identifier,
+    Person,
+    SourceRecord,
+)
+from hie.mpi.registry import Held, PersonRow
+from hie.mpi.tables import people as people_table
+from hie.mpi.text import normalised
+
+__all__ = [
+    "Also",
+    "Candidate",
+    "FeedResult",
+    "Identifier",
+    "IdentityService",
+    "PatientPage",
+    "PatientQuery",
+    "Person",
+    "SourceRecord",
+]
+
+T = TypeVar("T")
+
+MAX_REVIEW_CANDIDATES = 3
+"""Most people a steward is asked to compare one record with."""
+_ATTEMPTS = 10
+_UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_CLOCK_SKEW = timedelta(hours=1)
+_RETRIED_SQLSTATES = frozenset({"40P01", "40001"})  # deadlock, serialisation failure
+
+
+class _Overtaken(Exception):
+    """Another transaction moved a person between the decision and its lock: start again."""
+
+
+class IdentityService:
+    """People and their source records."""
+
+    def __init__(self, database: Database, index: MatchIndex, clock: Clock) -> None:
+        self._database = database
+        self._index = index
+        self._clock = clock
+
+    # -- feed
+
+    def record(
+        self,
+        member_id: str,
+        identifier: Identifier,
+        patient: Resource,
+        *,
+        expected_version: int | None = None,
+        also: Also[FeedResult] = None,
+    ) -> FeedResult:
+        """Store a member's patient under its own id, and link it. Idempotent.
+
+        `patient` is a checked FHIR Patient. With `expected_version` the record must be at that version. `also` may run
+        again when the database asks for the transaction to be repeated. Raises Unprocessable for an identifier that
+        cannot be kept, Conflict for new content under an id that the member merged away, PreconditionFailed.
+        """
+        _check_identifier(identifier)
+        feed = _Message(member_id, identifier, patient, traits_of(patient), registry.content_hash(patient))
+
+        def work(connection: sa.Connection) -> FeedResult:
+            registry.lock_identifiers(connection, [identifier])
+            held = registry.find(connection, identifier)
+            if held is not None and held.record.member_id != member_id:
+                raise Forbidden("Another organization feeds this identifier.")
+            _expect_version(held, expected_version)
+            result = self._settle(connection, feed, held)
+            if also is not None:
+                also(connection, result)
+            return result
+
+        return self._write(work)
+
+    def _settle(self, connection: sa.Connection, feed: _Message, held: Held | None) -> FeedResult:
+        if held is None:
+            return self._create(connection, feed)
+        if self._is_stale(feed, held):
+            return FeedResult(held.record, created=False, changed=False, decision=None, stale=True)
+        if held.deleted:
+            return self._revive(connection, feed, held)
+        if held.replaced_by is not None:
+            if registry.has_seen(connection, held.record.id, feed.digest):
+                return FeedResult(held.record, created=False, changed=False, decision=None, stale=True)
+            raise Conflict("This identifier was replaced by another; feed the survivor, or delete this one first.")
+        if held.content_hash == feed.digest:
+            moment = self._source_updated(feed, held)
+            if moment is not None and moment != held.source_updated:
+                registry.set_source_updated(connection, held.record.id, moment)
+            return FeedResult(held.record, created=False, changed=False, decision=None)
+        return self._revise(connection, feed, held)
+
+    def _create(self, connection: sa.Connection, feed: _Message) -> FeedResult:
+        self._index.lock(connection, feed.traits)
+        decision = self._index.decide(connection, feed.traits)
+        now = self._clock()
+        person_id = self._person_for(connection, decision, now)
+        record = SourceRecord(
+            id=new_id(),
+            member_id=feed.member_id,
+            identifier=feed.identifier,
+            person_id=person_id,
+            version=1,
+            active=True,
+            resource=feed.patient,
+            updated=now,
+        )
+        registry.add_record(connection, record, self._source_updated(feed, None))
+        registry.add_version(connection, record, "feed", feed.digest)
+        self._place(connection, feed, record, decision, None, _questions(decision, person_id))
+        return FeedResult(record, created=True, changed=True, decision=decision)
+
+    def _revive(self, connection: sa.Connection, feed: _Message, held: Held) -> FeedResult:
+        """A deleted record comes back: its id may have been given to somebody else, so it is matched anew."""
+        old = held.record
+        self._index.lock(connection, feed.traits)
+        decision = self._index.decide(connection, feed.traits, exclude=[old.id])
+        now = self._clock()
+        self._lock(connection, {old.person_id}, _linked(decision))
+        emptied = not registry.active_records(connection, [old.person_id])[old.person_id]
+        resumes = emptied and _plainly_same(old.resource, feed.patient)
+        if resumes and decision.person_id is None:
+            person_id = old.person_id
+        else:
+            person_id = self._person_for(connection, decision, now)
+        if resumes and person_id != old.person_id:
+            self._empty_into(connection, old.person_id, person_id, old.id, feed.actor, now)
+        revived = replace(old, active=True, resource=feed.patient, person_id=person_id)
+        record = registry.next_version(
+            connection, revived, "feed", now, feed.digest, source_updated=self._source_updated(feed, held)
+        )
+        self._place(connection, feed, record, decision, old.person_id, _questions(decision, person_id))
+        return FeedResult(record, created=True, changed=True, decision=decision)
+
+    def _revise(self, connection: sa.Connection, feed: _Message, held: Held) -> FeedResult:
+        old = held.record
+        source_updated = self._source_updated(feed, held)
+        if traits_of(old.resource) == feed.traits:
+            self._lock(connection, {old.person_id})
+            self._expect_unmoved(connection, old)
+            changed = replace(old, resource=feed.patient)
+            now = self._clock()
+            record = registry.next_version(connection, changed, "feed", now, feed.digest, source_updated=source_updated)
+            self._refresh(connection, record.person_id, now)
+            return FeedResult(record, created=False, changed=True, decision=None)
+        self._index.lock(connection, feed.traits)
+        decision = self._index.decide(connection, feed.traits, exclude=[old.id])
+        self._lock(connection, {old.person_id}, _linked(decision))
+        self._expect_unmoved(connection, old)
+        before = traits_of(old.resource)
+        shared = registry.active_records(connection, [old.person_id])[old.person_id]
+        others = [traits_of(record.resource) for record in shared if record.id != old.id]
+        person_id = old.person_id
+        if not others and decision.person_id is not None and not self._contradicted(feed.traits, [before]):
+            person_id = decision.person_id
+        now = self._clock()
+        changed = replace(old, resource=feed.patient, person_id=person_id)
+        record = registry.next_version(connection, changed, "feed", now, feed.digest, source_updated=source_updated)
+        if person_id != old.person_id:
+            self._empty_into(connection, old.person_id, person_id, record.id, feed.actor, now)
+        questions = _questions(decision, person_id)
+        if others and self._contradicted(feed.traits, others) and not self._contradicted(before, others):
+            questions.append(_Question(person_id, "contradiction", None))
+        self._place(connection, feed, record, decision, old.person_id, questions)
+        return FeedResult(record, created=False, changed=True, decision=decision)
+
+    def _place(
+        self,
+        connection: sa.Connection,
+        feed: _Message,
+        record: SourceRecord,
+        decision: MatchDecision,
+        person_before: str | None,
+        questions: Sequence[_Question],
+    ) -> None:
+        """Write down where the record went and why, and make it findable there."""
+        now = record.updated
+        self._index.store(connection, record.id, record.person_id, feed.traits)
+        decision_id = registry.add_decision(
+            connection, record, "feed", feed.actor, now, person_before=person_before, decision=decision
+        )
+        registry.supersede_tasks(connection, record.id, now)
+        for question in questions:
+            registry.add_task(
+                connection,
+                record.id,
+                question.person_id,
+                decision_id,
+                question.kind,
+                question.probability,
+                now,
+            )
+        self._refresh(connection, record.person_id, now)
+
+    def _contradicted(self, traits: Traits, others: Sequence[Traits]) -> bool:
+        """Whether traits are rather another person's than that of the `others`, or in hard conflict with one."""
+        conflict = any(hard_conflict(traits, other) is not None for other in others)
+        return conflict or all(self._evidence(traits, other) < 0 for other in others)
+
+    def _evidence(self, a: Traits, b: Traits) -> float:
+        """Bits for (or against) one person, leaving aside how rare a match is at all: no traits are no evidence."""
+        return sum(bits for *_, bits in self._index.model.score(compare(a, b)).contributions)
+
+    def _person_for(self, connection: sa.Connection, decision: MatchDecision, now: datetime) -> str:
+        """The locked person that the matcher links to, or a new one."""
+        if decision.person_id is None:
+            return registry.add_person(connection, now)
+        self._lock(connection, set(), {decision.person_id})
+        return decision.person_id
+
+    def _is_stale(self, message: _Message | _Merge, held: Held) -> bool:
+        sent = message.last_updated
+        return sent is not None and held.source_updated is not None and sent < held.source_updated
+
+    def _source_updated(self, message: _Message | _Merge, held: Held | None) -> datetime | None:
+        """The newest time the member stamped; a clock far ahead must not shut out all later messages."""
+        sent = message.last_updated
+        known = held.source_updated if held is not None else None
+        if sent is None:
+            return known
+        capped = min(sent, self._clock() + _CLOCK_SKEW)
+        return max(capped, known) if known is not None else capped
+
+    # -- merge and delete
+
+    def merge(
+        self,
+        member_id: str,
+        subsumed: Identifier,
+        survivor: Identifier,
+        *,
+        patient: Resource | None = None,
+        expected_version: int | None = None,
+        also: Also[FeedResult] = None,
+    ) -> FeedResult:
+        """One member's id replaces another of its own; the survivor keeps its person. Idempotent.
+
+        With `patient` (the message's body) a subsumed id that was never fed becomes known as the survivor's, and a
+        message older than what is held changes nothing. Raises Unprocessable for a merge that has no meaning, NotFound
+        for an unknown subsumed id without a body, PreconditionFailed.
+        """
+        _check_identifier(subsumed)
+        if subsumed == survivor:
+            raise Unprocessable("A record cannot be replaced by itself.")
+        message = _Merge(member_id, subsumed, survivor, patient)
+
+        def work(connection: sa.Connection) -> FeedResult:
+            registry.lock_identifiers(connection, [subsumed, survivor])
+            held = registry.find(connection, subsumed)
+            _expect_version(held, expected_version)
+            result = self._merge(connection, message, held)
+            if also is not None:
+                also(connection, result)
+            return result
+
+        return self._write(work)
+
+    def _merge(self, connection: sa.Connection, message: _Merge, held: Held | None) -> FeedResult:
+        target = registry.find(connection, message.survivor)
+        end = registry.survivor_of(connection, target) if target is not None else None
+        if target is None or end is None:
+            raise Unprocessable("The surviving identifier is not known; feed its patient first.", code="not-found")
+        if any(found is not None and found.record.member_id != message.member_id for found in (target, held)):
+            raise Forbidden("A merge is only open to the organization that feeds both identifiers.")
+        if held is not None and held.record.id in _chain(connection, target):
+            raise Unprocessable("The surviving identifier was itself replaced by this one.")
+        if held is None:
+            return self._add_alias(connection, message, target.record, end.record)
+        if held.replaced_by == target.record.id or self._is_stale(message, held):
+            stale = held.replaced_by != target.record.id
+            return FeedResult(held.record, created=False, changed=False, decision=None, stale=stale)
+        return self._subsume(connection, message, held, target.record, end.record)
+
+    def _add_alias(
+        self, connection: sa.Connection, message: _Merge, target: SourceRecord, end: SourceRecord
+    ) -> FeedResult:
+        if message.patient is None:
+            raise NotFound("The identifier to be replaced is not known.")
+        self._lock(connection, {end.person_id})
+        self._expect_unmoved(connection, end)
+        alias = SourceRecord(
+            id=new_id(),
+            member_id=message.member_id,
+            identifier=message.subsumed,
+            person_id=end.person_id,
+            version=1,
+            active=False,
+            resource=message.patient,
+            updated=self._clock(),
+        )
+        registry.add_record(connection, alias, self._source_updated(message, None))
+        registry.add_version(connection, alias, "merge", message.digest)
+        registry.set_replaced_by(connection, alias.id, target.id)
+        self._note_merge(connection, alias, target, None)
+        return FeedResult(alias, created=True, changed=True, decision=None)
+
+    def _subsume(
+        self, connection: sa.Connection, message: _Merge, held: Held, target: SourceRecord, end: SourceRecord
+    ) -> FeedResult:
+        old = held.record
+        self._lock(connection, {old.person_id, end.person_id})
+        self._expect_unmoved(connection, old, end)
+        now = self._clock()
+        body = message.patient if message.patient is not None else old.resource
+        record = registry.next_version(
+            connection,
+            replace(old, active=False, person_id=end.person_id, resource=body),
+            "merge",
+            now,
+            message.digest,
+            replaced_by=target.id,
+            source_updated=self._source_updated(message, held),
+        )
+        registry.move_aliases(connection, record.id, end.person_id)
+        self._index.remove(connection, record.id)
+        registry.supersede_tasks(connection, record.id, now)
+        decision_id = self._note_merge(connection, record, target, old.person_id)
+        if old.person_id != end.person_id:
+            self._leave(connection, old.person_id, end, record.id, decision_id, now)
+        self._refresh(connection, end.person_id, now)
+        return FeedResult(record, created=False, changed=True, decision=None)
+
+    def _leave(
+        self,
+        connection: sa.Connection,
+        left: str,
+        end: SourceRecord,
+        because: str,
+        decision_id: str,
+        now: datetime,
+    ) -> None:
+        """A merge took a record from a person: nobody is left there, or a steward looks whether they are one."""
+        if registry.active_records(connection, [left])[left]:
+            registry.add_task(connection, end.id, left, decision_id, "merge", None, now)
+            self._refresh(connection, left, now)
+        else:
+            self._empty_into(connection, left, end.person_id, because, _actor(end.member_id), now)
+
+    def _note_merge(
+        self, connection: sa.Connection, record: SourceRecord, target: SourceRecord, person_before: str | None
+    ) -> str:
+        return registry.add_decision(
+            connection,
+            record,
+            "merge",
+            _actor(record.member_id),
+            record.updated,
+            person_before=person_before,
+            reasons={"replaced_by": target.id},
+        )
+
+    def delete(self, member_id: str, identifier: Identifier, *, also: Also[SourceRecord | None] = None) -> bool:
+        """Take a record out of search and cross-reference; its history stays. False when there was none.
+
+        `also` gets the record as it was, or None.
+        """
+
+        def work(connection: sa.Connection) -> bool:
+            registry.lock_identifiers(connection, [identifier])
+            held = registry.find(connection, identifier)
+            if held is not None and held.record.member_id != member_id:
+                raise Forbidden("Another organization feeds this identifier.")
+            gone = held.record if held is not None and not held.deleted else None
+            if gone is not None:
+                self._delete(connection, gone)
+            if also is not None:
+                also(connection, gone)
+            return gone is not None
+
+        return self._write(work)
+
+    def _delete(self, connection: sa.Connection, old: SourceRecord) -> None:
+        self._lock(connection, {old.person_id})
+        self._expect_unmoved(connection, old)
+        now = self._clock()
+        deleted = replace(old, active=False)
+        record = registry.next_version(connection, deleted, "delete", now, replaced_by=None)
+        self._index.remove(connection, record.id)
+        registry.supersede_tasks(connection, record.id, now)
+        registry.add_decision(connection, record, "delete", _actor(old.member_id), now, person_before=old.person_id)
+        self._refresh(connection, old.person_id, now)
+
+    # -- reading
+
+    def person(self, person_id: str) -> Person | None:
+        """The person, or the one it was merged into; None when unknown or without an active record."""
+        if not _storable(person_id):
+            return None
+        with self._database.read() as connection:
+            row = registry.person(connection, person_id)
+            return self._people(connection, [row] if row else []).get(row.id if row else "")
+
+    def person_ids(self, person_id: str) -> tuple[str, ...]:
+        """The person's id first, then every id that now stands for it; empty when unknown."""
+        if not _storable(person_id):
+            return ()
+        with self._database.read() as connection:
+            row = registry.person(connection, person_id)
+            return (row.id, *registry.merged_ids(connection, row.id)) if row else ()
+
+    def source_record(self, identifier: Identifier) -> SourceRecord | None:
+        """The active record with this id, or the one that replaced it."""
+        if not _storable(identifier.system, identifier.value):
+            return None
+        with self._database.read() as connection:
+            held = registry.find(connection, identifier)
+            end = registry.survivor_of(connection, held) if held else None
+            return end.record if end else None
+
+    def known_ids(self, identifier: Identifier) -> frozenset[str] | None:
+        """What this record may be called by `Patient.id`: its person's ids, and the ids its own bodies had.
+
+        None when the record was never fed.
+        """
+        with self._database.read() as connection:
+            held = registry.find(connection, identifier)
+            if held is None:
+                return None
+            own = {body["id"] for body in registry.bodies_of(connection, held.record.id) if "id" in body}
+            return frozenset({*own, held.record.person_id, *registry.merged_ids(connection, held.record.person_id)})
+
+    def knows_system(self, system: str) -> bool:
+        """Whether any person has an identifier of this system."""
+        with self._database.read() as connection:
+            return registry.knows_system(connection, system[:MAX_IDENTIFIER])
+
+    def candidates(self, patient: Resource, limit: int) -> list[Candidate]:
+        """People who may be the described patient, best first. Does not write."""
+        with self._database.read() as connection:
+            scored = self._index.candidates(connection, traits_of(patient), limit)
+            rows = registry.people_by_id(connection, {s.person_id for s in scored})
+            people = self._people(connection, list(rows.values()))
+        return [
+            Candidate(people[s.person_id], s.probability, s.weight, s.agreements)
+            for s in scored
+            if s.person_id in people
+        ]
+
+    def search(self, query: PatientQuery) -> PatientPage:
+        """ITI-78: people that meet every criterion, in order of id."""
+        where = conditions(query)
+        with self._database.read() as connection:
+            asked = _asked_ids(query.criteria)
+            if asked is not None:
+                return self._search_by_id(connection, query, where, asked)
+            if not _wants(query.criteria, "true"):
+                where.append(sa.false())
+            total = registry.count_people(connection, where)
+            rows = registry.search_people(connection, where, query.after, query.limit + 1) if query.limit else []
+            people = self._people(connection, rows[: query.limit])
+        cursor = write_cursor(rows[query.limit - 1].id) if len(rows) > query.limit else None
+        return PatientPage(tuple(people.values()), (), frozenset(), total, cursor)
+
+    def _search_by_id(
+        self,
+        connection: sa.Connection,
+        query: PatientQuery,
+        where: Sequence[sa.ColumnElement[bool]],
+        asked: Collection[str],
+    ) -> PatientPage:
+        """`_id`: an id that was merged away is answered with its survivor beside it (ITI-78 case 6)."""
+        named = registry.people_by_id(connection, asked)
+        current = {i for i, row in named.items() if row.merged_into is None and _wants(query.criteria, "true")}
+        replaced = {
+            i: row.merged_into for i, row in named.items() if row.merged_into and _wants(query.criteria, "false")
+        }
+        ids = current | set(replaced.values())
+        rows = registry.search_people(connection, [*where, people_table.c.id.in_(ids)], None, len(ids))
+        total = len(current & {r.id for r in rows}) + sum(s in {r.id for r in rows} for s in replaced.values())
+        rest = [row for row in rows if query.after is None or row.id > query.after]
+        people = self._people(connection, rest[: query.limit])
+        cursor = write_cursor(rest[query.limit - 1].id) if 0 < query.limit < len(rest) else None
+        return PatientPage(
+            people=tuple(people.values()),
+            replaced=tuple((i, people[s]) for i, s in replaced.items() if s in people),
+            included=frozenset(people.keys() - current),
+            total=total,
+            cursor=cursor,
+        )
+
+    def _people(self, connection: sa.Connection, rows: Sequence[PersonRow]) -> dict[str, Person]:
+        """The active people of `rows`, in their order, with records."""
+        ids = [row.id for row in rows if row.active]
+        records = registry.active_records(connection, ids) if ids else {}
+        return {row.id: Person(row.id, tuple(records[row.id]), _with_meta(row)) for row in rows if records.get(row.id)}
+
+    # -- transactions
+
+    def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._database.write() as connection:
+                    return work(connection)
+            except _Overtaken:
+                continue
+            except OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) not in _RETRIED_SQLSTATES:
+                    raise
+        raise ServiceUnavailable("Other feeds of the same people are in the way; try again shortly.")
+
+    def _lock(
+        self, connection: sa.Connection, own: frozenset[str] | set[str], linked: frozenset[str] | set[str] = frozenset()
+    ) -> None:
+        """Hold the people; each must still be one, and a `linked` one must still have the records that matched."""
+        rows = registry.lock_people(connection, own | linked)
+        gone = len(rows) < len(own | linked) or any(row.merged_into is not None for row in rows.values())
+        if gone or not all(rows[person_id].active for person_id in linked):
+            raise _Overtaken
+
+    def _expect_unmoved(self, connection: sa.Connection, *records: SourceRecord) -> None:
+        """After the people are locked: the records are where they were when this transaction first looked."""
+        for record in records:
+            held = registry.find_by_id(connection, record.id)
+            if held is None or held.record.person_id != record.person_id:
+                raise _Overtaken
+
+    def _empty_into(
+        self,
+        connection: sa.Connection,
+        emptied: str,
+        survivor: str,
+        because: str,
+        actor: str,
+        now: datetime,
+    ) -> None:
+        """Redirect an emptied person; what else was there goes along. Both are locked."""
+        moved = registry.redirect_person(connection, emptied, survivor, now)
+        self._index.move(connection, [r.id for r in moved if r.active], survivor)
+        for record in moved:
+            if record.id != because:
+                registry.add_decision(
+                    connection,
+                    replace(record, person_id=survivor),
+                    "move",
+                    actor,
+                    now,
+                    person_before=emptied,
+                    reasons={"with": because},
+                )
+
+    def _refresh(self, connection: sa.Connection, person_id: str, now: datetime) -> None:
+        """Make the golden record anew; an equal one changes nothing."""
+        row = registry.people_by_id(connection, [person_id])[person_id]
+        records = registry.active_records(connection, [person_id])[person_id]
+        patient = golden(records) if records else None
+        if row.active != bool(records) or (patient is not None and patient != row.resource):
+            registry.write_golden(connection, person_id, patient, now)
+
+
+@dataclass(frozen=True)
+class _Message:
+    """One feed message, read once."""
+
+    member_id: str
+    identifier: Identifier
+    patient: Resource
+    traits: Traits
+    digest: str
+
+    @property
+    def actor(self) -> str:
+        return _actor(self.member_id)
+
+    @property
+    def last_updated(self) -> datetime | None:
+        return _last_updated(self.patient)
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """One merge message; `patient` is its body, where there is one."""
+
+    member_id: str
+    subsumed: Identifier
+    survivor: Identifier
+    patient: Resource | None
+
+    @property
+    def digest(self) -> str:
+        return registry.content_hash(self.patient) if self.patient is not None else ""
+
+    @property
+    def last_updated(self) -> datetime | None:
+        return _last_updated(self.patient or {})
+
+
+def _last_updated(patient: Resource) -> datetime | None:
+    """The member's own time of the content, where its server stamps one."""
+    meta = patient.get("meta")
+    stamped = meta.get("lastUpdated") if isinstance(meta, dict) else None
+    try:
+        return parse_instant(stamped) if isinstance(stamped, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a steward is to look at: is the record the candidate person?"""
+
+    person_id: str
+    kind: str
+    probability: float | None
+
+
+def _actor(member_id: str) -> str:
+    return f"Organization/{member_id}"
+
+
+def _check_identifier(identifier: Identifier) -> None:
+    for part in (identifier.system, identifier.value):
+        if not part.strip() or len(part) > MAX_IDENTIFIER or not _storable(part):
+            raise Unprocessable(
+                f"An identifier needs a system and a value of at most {MAX_IDENTIFIER} printable characters."
+            )
+
+
+def _storable(*texts: str) -> bool:
+    """Free of control characters and lone surrogates, which no identifier has and not every database takes."""
+    return not any(_UNSTORABLE.search(text) for text in texts)
+
+
+def _expect_version(held: Held | None, expected: int | None) -> None:
+    if expected is not None and (held is None or held.record.version != expected):
+        raise PreconditionFailed("The record is not at the version that If-Match names; read it again.")
+
+
+def _linked(decision: MatchDecision) -> set[str]:
+    return {decision.person_id} if decision.person_id is not None else set()
+
+
+def _questions(decision: MatchDecision, person_id: str) -> list[_Question]:
+    """The people a steward should compare the record with, given where it now is."""
+    doubted = decision.candidates if decision.verdict is Verdict.REVIEW else decision.candidates[:1]
+    others = [c for c in doubted if c.person_id != person_id][:MAX_REVIEW_CANDIDATES]
+    return [_Question(c.person_id, "same-person", c.probability) for c in others]
+
+
+def _plainly_same(old: Resource, new: Resource) -> bool:
+    """The same full birth date, and a name in common: enough to resume a deleted record's person."""
+    born = old.get("birthDate")
+    return (
+        isinstance(born, str)
+        and len(born) == 10
+        and born == new.get("birthDate")
+        and bool(_full_names(old) & _full_names(new))
+    )
+
+
+def _full_names(patient: Resource) -> set[tuple[str, str]]:
+    names = [name for name in patient.get("name") or [] if isinstance(name, dict)]
+    pairs = {
+        (normalised(name.get("family") or ""), normalised(next(iter(name.get("given") or []), None) or ""))
+        for name in names
+    }
+    return {(family, given) for family, given in pairs if family and given}
+
+
+def _chain(connection: sa.Connection, held: Held) -> set[str]:
+    """Ids of the records that a record was replaced by, itself included."""
+    ids = {held.record.id}
+    current: Held | None = held
+    while current is not None and current.replaced_by is not None:
+        ids.add(current.replaced_by)
+        current = registry.find_by_id(connection, current.replaced_by)
+    return ids
+
+
+def _asked_ids(criteria: Sequence[Criterion]) -> set[str] | None:
+    """The ids that satisfy every `_id` parameter; None without one."""
+    sets = [{unescaped(value) for value in c.values} for c in criteria if c.name == "_id"]
+    return set.intersection(*sets) if sets else None
+
+
+def _wants(criteria: Sequence[Criterion], active: str) -> bool:
+    """Whether people whose `active` is this may be shown."""
+    return all(active in {split_token(v)[1] for v in c.values} for c in criteria if c.name == "active")
+
+
+def _with_meta(row: PersonRow) -> Resource:
+    meta = {"versionId": str(row.version), "lastUpdated": instant(row.updated)}
+    return {"resourceType": "Patient", "id": row.id, "meta": meta, **row.resource}

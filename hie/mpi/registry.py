@@ -1,0 +1,410 @@
+"""Rows of people, source records, versions, decisions, review tasks and tokens: SQL, and no rules.
+
+Every function works inside the transaction that `identity.IdentityService` opened. Order of locks, which keeps feeds
+from deadlocking: identifiers, then the matcher's keys, then people; each group sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from hie.core.fhir import Resource
+from hie.core.ids import new_id
+from hie.mpi.index import MatchDecision, Scored
+from hie.mpi.patient_search import tokens_of
+from hie.mpi.people import Identifier, SourceRecord
+from hie.mpi.tables import (
+    link_decisions,
+    people,
+    person_tokens,
+    review_tasks,
+    source_record_versions,
+    source_records,
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A source record with what only feeding needs to know."""
+
+    record: SourceRecord
+    replaced_by: str | None
+    source_updated: datetime | None
+    content_hash: str
+
+    @property
+    def deleted(self) -> bool:
+        return not self.record.active and self.replaced_by is None
+
+
+@dataclass(frozen=True)
+class PersonRow:
+    """A person without its records. `resource` is the golden Patient without id and meta."""
+
+    id: str
+    version: int
+    updated: datetime
+    active: bool
+    resource: Resource
+    merged_into: str | None
+
+
+# -- locks
+
+
+def lock_identifiers(connection: sa.Connection, identifiers: Iterable[Identifier]) -> None:
+    """Wait for other feeds of the same identifiers; SQLite has one writer anyway."""
+    if connection.dialect.name == "sqlite":
+        return
+    for key in sorted({_lock_key(identifier) for identifier in identifiers}):
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+def _lock_key(identifier: Identifier) -> int:
+    named = f"identifier\x00{identifier.system}\x00{identifier.value}"
+    return int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big", signed=True)
+
+
+def lock_people(connection: sa.Connection, ids: Collection[str]) -> dict[str, PersonRow]:
+    """The rows as they are now, held until the transaction ends."""
+    query = sa.select(people).where(people.c.id.in_(ids)).order_by(people.c.id).with_for_update(key_share=True)
+    return {row.id: row for row in map(_person_row, connection.execute(query))}
+
+
+# -- people
+
+
+def person(connection: sa.Connection, person_id: str) -> PersonRow | None:
+    """The person, or the one it was merged into."""
+    target = people.alias()
+    query = (
+        sa.select(people)
+        .select_from(target)
+        .join(people, people.c.id == sa.func.coalesce(target.c.merged_into, target.c.id))
+        .where(target.c.id == person_id)
+    )
+    row = connection.execute(query).one_or_none()
+    return _person_row(row) if row else None
+
+
+def people_by_id(connection: sa.Connection, ids: Collection[str]) -> dict[str, PersonRow]:
+    """The rows with these very ids, merged ones included."""
+    return {r.id: r for r in map(_person_row, connection.execute(sa.select(people).where(people.c.id.in_(ids))))}
+
+
+def merged_ids(connection: sa.Connection, person_id: str) -> list[str]:
+    """Ids that now stand for `person_id`, in order."""
+    query = sa.select(people.c.id).where(people.c.merged_into == person_id).order_by(people.c.id)
+    return list(connection.scalars(query))
+
+
+def _person_row(row: Any) -> PersonRow:
+    return PersonRow(row.id, row.version, row.updated, row.active, row.resource, row.merged_into)
+
+
+def add_person(connection: sa.Connection, now: datetime) -> str:
+    """A person without records yet; its first `write_golden` makes it version 1."""
+    person_id = new_id()
+    empty = {"resourceType": "Patient"}
+    row = {"id": person_id, "created": now, "updated": now, "version": 0, "active": False, "resource": empty}
+    connection.execute(sa.insert(people), row)
+    return person_id
+
+
+def write_golden(connection: sa.Connection, person_id: str, patient: Resource | None, now: datetime) -> None:
+    """Replace the person's golden Patient and tokens; None when no active record is left."""
+    values: dict[str, Any] = {"version": people.c.version + 1, "updated": now, "active": patient is not None}
+    if patient is not None:
+        values["resource"] = patient
+    connection.execute(sa.update(people).where(people.c.id == person_id).values(values))
+    connection.execute(sa.delete(person_tokens).where(person_tokens.c.person_id == person_id))
+    tokens = [{"person_id": person_id, **token} for token in tokens_of(patient or {})]
+    if tokens:
+        connection.execute(sa.insert(person_tokens), tokens)
+
+
+def redirect_person(connection: sa.Connection, emptied: str, survivor: str, now: datetime) -> list[SourceRecord]:
+    """Move all records of one person to another, and let the old id stand for it. Returns the records as they were."""
+    moved = [held.record for held in _held(connection, source_records.c.person_id == emptied)]
+    to_survivor = {"person_id": survivor}
+    connection.execute(sa.update(source_records).where(source_records.c.person_id == emptied).values(to_survivor))
+    connection.execute(sa.update(people).where(people.c.merged_into == emptied).values(merged_into=survivor))
+    write_golden(connection, emptied, None, now)
+    connection.execute(sa.update(people).where(people.c.id == emptied).values(merged_into=survivor))
+    connection.execute(
+        sa.update(review_tasks)
+        .where(review_tasks.c.candidate_id == emptied, review_tasks.c.status == "open")
+        .values(candidate_id=survivor)
+    )
+    _close_settled_tasks(connection, survivor, now)
+    return moved
+
+
+# -- source records
+
+
+def find(connection: sa.Connection, identifier: Identifier) -> Held | None:
+    """The record with this id at its member, whatever became of it."""
+    where = sa.and_(source_records.c.system == identifier.system, source_records.c.value == identifier.value)
+    return next(iter(_held(connection, where)), None)
+
+
+def find_by_id(connection: sa.Connection, record_id: str) -> Held | None:
+    return next(iter(_held(connection, source_records.c.id == record_id)), None)
+
+
+def survivor_of(connection: sa.Connection, held: Held) -> Held | None:
+    """The end of the chain of replacements; None when that was deleted. Merging refuses cycles, so it ends."""
+    current: Held | None = held
+    while current is not None and current.replaced_by is not None:
+        current = find_by_id(connection, current.replaced_by)
+    return current if current is not None and current.record.active else None
+
+
+def active_records(connection: sa.Connection, person_ids: Collection[str]) -> dict[str, list[SourceRecord]]:
+    """The active records of each person, oldest id first."""
+    found: dict[str, list[SourceRecord]] = {person_id: [] for person_id in person_ids}
+    where = sa.and_(source_records.c.person_id.in_(person_ids), source_records.c.active)
+    for held in _held(connection, where):
+        found[held.record.person_id].append(held.record)
+    return found
+
+
+def _held(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Held]:
+    versions = source_record_versions
+    query = (
+        sa.select(source_records, versions.c.body, versions.c.content_hash, versions.c.received)
+        .join(
+            versions,
+            sa.and_(versions.c.record_id == source_records.c.id, versions.c.version == source_records.c.version),
+        )
+        .where(where)
+        .order_by(source_records.c.id)
+    )
+    return [_held_row(row) for row in connection.execute(query)]
+
+
+def _held_row(row: Any) -> Held:
+    record = SourceRecord(
+        id=row.id,
+        member_id=row.member_id,
+        identifier=Identifier(row.system, row.value),
+        person_id=row.person_id,
+        version=row.version,
+        active=row.active,
+        resource=row.body,
+        updated=row.received,
+    )
+    return Held(record, row.replaced_by, row.source_updated, row.content_hash)
+
+
+def add_record(connection: sa.Connection, record: SourceRecord, source_updated: datetime | None) -> None:
+    """A record's first row; its version follows by `add_version`."""
+    row = {
+        "id": record.id,
+        "member_id": record.member_id,
+        "system": record.identifier.system,
+        "value": record.identifier.value,
+        "person_id": record.person_id,
+        "version": record.version,
+        "active": record.active,
+        "source_updated": source_updated,
+    }
+    connection.execute(sa.insert(source_records), row)
+
+
+def add_version(connection: sa.Connection, record: SourceRecord, event: str, digest: str = "") -> None:
+    """Keep what arrived. `digest` is empty where the body is not the member's own message."""
+    row = {
+        "record_id": record.id,
+        "version": record.version,
+        "event": event,
+        "body": record.resource,
+        "content_hash": digest,
+        "received": record.updated,
+    }
+    connection.execute(sa.insert(source_record_versions), row)
+
+
+def next_version(
+    connection: sa.Connection, record: SourceRecord, event: str, now: datetime, digest: str = "", **values: object
+) -> SourceRecord:
+    """Make `record` (with its new body, state and person) the current version."""
+    newer = replace(record, version=record.version + 1, updated=now)
+    row = {"version": newer.version, "active": newer.active, "person_id": newer.person_id, **values}
+    connection.execute(sa.update(source_records).where(source_records.c.id == record.id).values(row))
+    add_version(connection, newer, event, digest)
+    return newer
+
+
+def set_source_updated(connection: sa.Connection, record_id: str, moment: datetime) -> None:
+    """Remember a newer `meta.lastUpdated` of the same content."""
+    connection.execute(sa.update(source_records).where(source_records.c.id == record_id).values(source_updated=moment))
+
+
+def set_replaced_by(connection: sa.Connection, record_id: str, survivor_id: str) -> None:
+    connection.execute(
+        sa.update(source_records).where(source_records.c.id == record_id).values(replaced_by=survivor_id)
+    )
+
+
+def has_seen(connection: sa.Connection, record_id: str, digest: str) -> bool:
+    """Whether this content was a version of the record before."""
+    versions = source_record_versions
+    query = sa.select(versions.c.version).where(versions.c.record_id == record_id, versions.c.content_hash == digest)
+    return connection.execute(query).first() is not None
+
+
+def bodies_of(connection: sa.Connection, record_id: str) -> list[Resource]:
+    """Every body of a record, oldest first."""
+    versions = source_record_versions
+    query = sa.select(versions.c.body).where(versions.c.record_id == record_id).order_by(versions.c.version)
+    return list(connection.scalars(query))
+
+
+def move_aliases(connection: sa.Connection, record_id: str, person_id: str) -> None:
+    """Records that were replaced by this one follow it to its person."""
+    ids = [record_id]
+    while ids:
+        where = source_records.c.replaced_by.in_(ids)
+        ids = list(connection.scalars(sa.select(source_records.c.id).where(where)))
+        if ids:
+            connection.execute(
+                sa.update(source_records).where(source_records.c.id.in_(ids)).values(person_id=person_id)
+            )
+
+
+def content_hash(patient: Resource) -> str:
+    """SHA-256 of what a Patient says, apart from ids and times that a sender's server stamps on it."""
+    said = {key: value for key, value in patient.items() if key not in ("id", "meta")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+# -- decisions and review
+
+
+def add_decision(
+    connection: sa.Connection,
+    record: SourceRecord,
+    event: str,
+    actor: str,
+    now: datetime,
+    *,
+    person_before: str | None,
+    decision: MatchDecision | None = None,
+    reasons: Resource | None = None,
+) -> str:
+    """Keep why `record` is where it is now, and where it was."""
+    decision_id = new_id()
+    row = {
+        "id": decision_id,
+        "record_id": record.id,
+        "at": now,
+        "event": event,
+        "actor": actor,
+        "verdict": decision.verdict.value if decision else None,
+        "probability": decision.best.probability if decision and decision.best else None,
+        "reasons": _reasons(decision) if decision else (reasons or {}),
+        "model_version": decision.model_version if decision else None,
+        "person_before": person_before,
+        "person_after": record.person_id,
+    }
+    connection.execute(sa.insert(link_decisions), row)
+    return decision_id
+
+
+def _reasons(decision: MatchDecision) -> Resource:
+    scored = ([decision.best] if decision.best else []) + [c for c in decision.candidates if c != decision.best]
+    return {"candidates": [_scored(candidate) for candidate in scored]}
+
+
+def _scored(candidate: Scored) -> Resource:
+    return {
+        "record": candidate.record_id,
+        "person": candidate.person_id,
+        "probability": candidate.probability,
+        "weight": candidate.weight,
+        "agreements": [{"trait": a.trait, "level": a.level, "weight": a.weight} for a in candidate.agreements],
+    }
+
+
+def add_task(
+    connection: sa.Connection,
+    record_id: str,
+    candidate_id: str,
+    decision_id: str,
+    kind: str,
+    probability: float | None,
+    now: datetime,
+) -> None:
+    """A question for a steward: is this record's person the candidate?"""
+    row = {
+        "id": new_id(),
+        "record_id": record_id,
+        "candidate_id": candidate_id,
+        "decision_id": decision_id,
+        "kind": kind,
+        "probability": probability,
+        "status": "open",
+        "created": now,
+    }
+    connection.execute(sa.insert(review_tasks), row)
+
+
+def supersede_tasks(connection: sa.Connection, record_id: str, now: datetime) -> None:
+    """Open questions about a record that has a new answer, or is gone."""
+    connection.execute(
+        sa.update(review_tasks)
+        .where(review_tasks.c.record_id == record_id, review_tasks.c.status == "open")
+        .values(status="superseded", closed=now)
+    )
+
+
+def _close_settled_tasks(connection: sa.Connection, person_id: str, now: datetime) -> None:
+    """Questions whether two records are one person, now that they are."""
+    own = sa.select(source_records.c.id).where(source_records.c.person_id == person_id)
+    connection.execute(
+        sa.update(review_tasks)
+        .where(
+            review_tasks.c.candidate_id == person_id,
+            review_tasks.c.status == "open",
+            review_tasks.c.kind != "contradiction",
+            review_tasks.c.record_id.in_(own),
+        )
+        .values(status="superseded", closed=now)
+    )
+
+
+# -- what is known at all
+
+
+def knows_system(connection: sa.Connection, system: str) -> bool:
+    """Whether any person has an identifier of this system."""
+    query = (
+        sa.select(person_tokens.c.id)
+        .where(person_tokens.c.kind == "identifier", person_tokens.c.exact == system)
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
+
+
+def search_people(
+    connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]], after: str | None, limit: int
+) -> list[PersonRow]:
+    """At most `limit` people in order of id, from behind `after`."""
+    query = sa.select(people).where(people.c.active, *where).order_by(people.c.id).limit(limit)
+    if after is not None:
+        query = query.where(people.c.id > after)
+    return [_person_row(row) for row in connection.execute(query)]
+
+
+def count_people(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> int:
+    query = sa.select(sa.func.count()).select_from(people).where(people.c.active, *where)
+    return connection.execute(query).scalar_one()
