@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench system-packages node-packages
+.PHONY: setup demo test check bench
 
 setup: $(STAMP)
 
@@ -24,6 +24,7 @@ check: setup
 
 test: setup check
 	@bash tools/system_packages.sh
+	@cd tests/journeys/node && npm ci --silent --no-audit --no-fund
 	@$(BIN)/pytest -n 2 --dist loadfile
 
 bench: setup

@@ -2,22 +2,119 @@
 
 from __future__ import annotations
 
+import logging
+
+import structlog
 from flask import Flask
 
+from hie.audit.log import AuditLog
+from hie.consent.service import ConsentService
+from hie.console import console
+from hie.core.clock import Clock, system_clock
 from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
+from hie.core.fhir import MAX_BODY_BYTES
+from hie.core.master_key import MasterKey
+from hie.gateway.api import audit, consents, context, directory, health, identity, metadata, oauth, problems, records
+from hie.gateway.authority import Authority
+from hie.gateway.directory import Directory
+from hie.gateway.gateway_ids import GatewayIds
+from hie.gateway.keys import signing_key
+from hie.gateway.release import Release
+from hie.gateway.services import Services
+from hie.gateway.transport import Transport
+from hie.mpi.identity import IdentityService
+from hie.mpi.index import MatchIndex
+from hie.mpi.model import Model
+
+BLUEPRINTS = (
+    health.blueprint,
+    metadata.blueprint,
+    oauth.blueprint,
+    directory.blueprint,
+    identity.blueprint,
+    records.blueprint,
+    consents.blueprint,
+    audit.blueprint,
+)
 
 
-def create_app(settings: Settings | None = None) -> Flask:
+def create_app(settings: Settings | None = None, clock: Clock = system_clock) -> Flask:
     """The WSGI application of one process."""
     settings = settings or Settings.load()
+    _configure_log()
+    app = Flask("hie", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 4096
+    app.extensions["hie"] = build_services(settings, clock)
+    context.install(app)
+    health.install(app)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    console.install(app)
+    problems.install(app, console.problem_page)
+    return app
+
+
+def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
+    """The services of one process; they open no connection and start no thread before they are used."""
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
-    app = Flask("hie")
-    app.extensions["hie_database"] = database
+    master_key = MasterKey.load(settings.home)
+    audit_log = AuditLog(database, clock, settings.fhir_base)
+    members = Directory(database, clock, settings)
+    identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
+    consent_service = ConsentService(
+        database,
+        clock,
+        settings.consent_default.value,
+        lambda: {m.id: m.consent_default for m in members.members() if m.consent_default},
+        lambda: frozenset(m.id for m in members.members() if m.part2),
+    )
+    key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
+    transport = Transport(development=settings.development, signing_key=lambda: key)
+    release = Release(
+        fhir_base=settings.fhir_base,
+        query_deadline=settings.query_deadline,
+        clock=clock,
+        directory=members,
+        identity=identities,
+        consents=consent_service,
+        audit=audit_log,
+        transport=transport,
+        gateway_ids=GatewayIds(database, master_key.derive("gateway-ids")),
+    )
+    return Services(
+        settings=settings,
+        database=database,
+        clock=clock,
+        directory=members,
+        authority=Authority(database, clock, settings, members, audit_log, lambda: master_key.derive("access-tokens")),
+        identity=identities,
+        consents=consent_service,
+        audit=audit_log,
+        release=release,
+        secret=master_key.derive("sessions"),
+    )
 
-    @app.get("/healthz")
-    def healthz() -> dict[str, str]:
-        return {"status": "ok"}
 
-    return app
+def _configure_log() -> None:
+    """One JSON line an event on stderr. Nothing that is logged holds patient data, addresses or tokens (law L10)."""
+    shared: list[structlog.types.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    render: list[structlog.types.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.JSONRenderer(),
+    ]
+    handler = logging.StreamHandler()
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
+    root = logging.getLogger("hie")
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from flask import current_app
 
+from hie.audit.log import AuditLog
+from hie.consent.service import ConsentService
 from hie.core.clock import Clock
 from hie.core.config import Settings
 from hie.core.database import Database
+from hie.gateway.authority import Authority
+from hie.gateway.directory import Directory
+from hie.gateway.release import Release
+from hie.mpi.identity import IdentityService
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,14 @@ class Services:
     settings: Settings
     database: Database
     clock: Clock
-    directory: Any
-    authority: Any
-    identity: Any
-    consents: Any
-    audit: Any
-    transport: Any
-    release: Any
+    directory: Directory
+    authority: Authority
+    identity: IdentityService
+    consents: ConsentService
+    audit: AuditLog
+    release: Release
+    secret: bytes = field(repr=False)
+    """Signs console sessions and paging cursors; the same in all workers."""
 
 
 def current() -> Services:

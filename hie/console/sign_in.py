@@ -1,0 +1,137 @@
+"""The first page, signing in and out. Every attempt is in the audit log; no answer tells which part was wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_limiter.util import get_remote_address
+
+from hie.audit.event import Event, Kind, Outcome
+from hie.console.people import caller, end_session, signed_in, start_session
+from hie.console.problems import is_machine_path
+from hie.console.protection import limiter, one_verification
+from hie.core.caller import Role
+from hie.gateway.api.context import request_id
+from hie.gateway.directory import User
+from hie.gateway.services import current
+
+_LONGEST_EMAIL = 254
+_LONGEST_PASSWORD = 1024
+_FAILED = 401
+
+
+@dataclass(frozen=True)
+class PageLink:
+    """An entry of the navigation and of the home page."""
+
+    endpoint: str
+    title: str
+    purpose: str
+
+
+_EMERGENCY = PageLink(
+    "console.emergency", "Emergency lookup", "Find a patient and see allergies first, from every organization."
+)
+_MEMBERS = PageLink("console.members", "Members", "Endpoints, keys, checks and failures of member organizations.")
+_OWN_ORGANIZATION = PageLink(
+    "console.members", "My organization", "Your organization's endpoint, keys, live check and recent failures."
+)
+_PAGES = {Role.CLINICIAN: (_EMERGENCY,), Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,), Role.OPERATOR: (_MEMBERS,)}
+
+
+def pages_of(user: User | None) -> tuple[PageLink, ...]:
+    """The pages that this user's role may open."""
+    return _PAGES.get(user.role, ()) if user else ()
+
+
+def register(blueprint: Blueprint) -> None:
+    """Add these routes."""
+    blueprint.get("/", endpoint="home")(home)
+    blueprint.get("/sign-in", endpoint="sign_in")(show_sign_in)
+    limited = limiter.limit("30/minute")(
+        limiter.limit("8/5 minutes", key_func=_address_and_email, deduct_when=_is_failure)(
+            # Across addresses: high enough that a stranger cannot keep a physician out for long.
+            limiter.limit("60/10 minutes", key_func=_email, deduct_when=_is_failure)(sign_in)
+        )
+    )
+    blueprint.post("/sign-in", endpoint="sign_in_post")(limited)
+    blueprint.post("/sign-out", endpoint="sign_out")(sign_out)
+
+
+def home() -> ResponseReturnValue:
+    """The pages of one's role, or the sign-in form."""
+    return render_template("console/home.html") if signed_in() else _form()
+
+
+def show_sign_in() -> ResponseReturnValue:
+    if signed_in():
+        return redirect(_local(request.args.get("next")), 303)
+    return _form(next_path=request.args.get("next"))
+
+
+def sign_in() -> ResponseReturnValue:
+    email = _email()[:_LONGEST_EMAIL]
+    password = request.form.get("password", "")
+    user: User | None = None
+    if email and 0 < len(password) <= _LONGEST_PASSWORD:
+        with one_verification():
+            user = current().directory.authenticate(email, password)
+    if user is None:
+        # What was typed is kept only if it names a user: people type passwords into the wrong field.
+        known = current().directory.user(email) is not None
+        current().audit.record(_event(Outcome.MINOR, "Sign-in refused", client_id=email if known else None))
+        return _form(next_path=request.form.get("next"), failed=True, email=email), _FAILED
+    start_session(user)
+    current().audit.record(_event(Outcome.SUCCESS, "Signed in", signed=True))
+    return redirect(_local(request.form.get("next")), 303)
+
+
+def sign_out() -> ResponseReturnValue:
+    current().audit.record(_event(Outcome.SUCCESS, "Signed out", signed=True))
+    end_session()
+    return redirect(url_for("console.home"), 303)
+
+
+def _form(*, next_path: str | None = None, failed: bool = False, email: str = "") -> str:
+    return render_template("console/sign_in.html", next_path=_local(next_path), failed=failed, email=email)
+
+
+def _local(path: str | None) -> str:
+    """`path` if it is a page of this console, else the first page: no redirect ever leaves the site."""
+    home_path = url_for("console.home")
+    if not path or not path.startswith("/") or path.startswith("//") or not path.isprintable() or "\\" in path:
+        return home_path
+    parts = urlsplit(path)
+    if parts.scheme or parts.netloc or is_machine_path(parts.path):
+        return home_path
+    return parts.path
+
+
+def _event(outcome: Outcome, description: str, *, signed: bool = False, client_id: str | None = None) -> Event:
+    return Event(
+        kind=Kind.SIGN_IN,
+        outcome=outcome,
+        action="E",
+        caller=caller() if signed else None,
+        person_id=None,
+        query="console sign-in",
+        request_id=request_id(),
+        description=description,
+        client_id=client_id,
+        address=request.remote_addr or "",
+    )
+
+
+def _email() -> str:
+    return request.form.get("email", "").strip()
+
+
+def _address_and_email() -> str:
+    return f"{get_remote_address()} {_email().casefold()}"
+
+
+def _is_failure(response: object) -> bool:
+    return getattr(response, "status_code", 0) == _FAILED

@@ -1,0 +1,79 @@
+"""For the operator: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics` (Prometheus text format)."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import sqlalchemy as sa
+from flask import Blueprint, Flask, Response, g, request
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+from hie.core import fhir, schema
+from hie.gateway.services import current
+
+blueprint = Blueprint("health", __name__)
+
+_REQUESTS = Counter("hie_requests_total", "Requests answered", ["method", "route", "status"])
+_SECONDS = Histogram(
+    "hie_request_seconds",
+    "Seconds until the answer was ready",
+    ["route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+
+def install(app: Flask) -> None:
+    """Measure every request; the route's pattern is the label, never the address."""
+
+    @app.before_request
+    def _start() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def _count(response: Response) -> Response:
+        route = str(request.url_rule or "none")
+        method = request.method if request.url_rule else "any"
+        _REQUESTS.labels(method, route, response.status_code).inc()
+        if "started" in g:
+            _SECONDS.labels(route).observe(time.perf_counter() - g.started)
+        return response
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """200 while the process runs."""
+    return _json({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """200 when the database answers and its schema is current, else 503 with the reason."""
+    try:
+        ready = schema.is_current(current().database)
+        reason = "the schema is behind: run `hie db upgrade`"
+    except sa.exc.SQLAlchemyError:
+        ready, reason = False, "the database does not answer"
+    return _json({"status": "ready"}) if ready else _json({"status": "not ready", "reason": reason}, 503)
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Over all workers where `hie serve` runs several."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _json(body: dict[str, str], status: int = 200) -> Response:
+    return Response(fhir.to_bytes(body), status, content_type="application/json")
