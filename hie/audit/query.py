@@ -20,7 +20,7 @@ AnyOf = tuple[str, ...]
 AllOf = tuple[AnyOf, ...]
 """Every group must match, each by any of its values: FHIR's repeated parameter and comma."""
 
-_ENTRY = (
+ENTRY = (
     entries.c.entry_index,
     entries.c.entry_id,
     entries.c.recorded,
@@ -102,7 +102,7 @@ def search(connection: sa.Connection, query: AuditQuery) -> AuditPage:
 def statement(query: AuditQuery, before: int) -> sa.Select[*tuple[Any, ...]]:
     """Matching entries below the index `before`, newest first."""
     return (
-        sa.select(*_ENTRY)
+        sa.select(*ENTRY)
         .where(entries.c.entry_index < before, *_conditions(query))
         .order_by(entries.c.entry_index.desc())
     )
@@ -110,13 +110,13 @@ def statement(query: AuditQuery, before: int) -> sa.Select[*tuple[Any, ...]]:
 
 def by_index(connection: sa.Connection, index: int) -> Entry | None:
     """The entry at an index of the log."""
-    row = connection.execute(sa.select(*_ENTRY).where(entries.c.entry_index == index)).first()
+    row = connection.execute(sa.select(*ENTRY).where(entries.c.entry_index == index)).first()
     return entry_of(row) if row else None
 
 
 def by_id(connection: sa.Connection, entry_id: str) -> Entry | None:
     """The entry with an AuditEvent id."""
-    row = connection.execute(sa.select(*_ENTRY).where(entries.c.entry_id == entry_id)).first()
+    row = connection.execute(sa.select(*ENTRY).where(entries.c.entry_id == entry_id)).first()
     return entry_of(row) if row else None
 
 
