@@ -59,8 +59,8 @@ class Access:
 
     @property
     def actor(self) -> tuple[str, str]:
-        """Organization and user, or system where nobody is named: what incidents are grouped by."""
-        return self.organization or "", self.user_id or self.user_name or self.client_id or ""
+        """Organization and user id, or system where none is given: what incidents are grouped by."""
+        return self.organization or "", self.user_id or self.client_id or ""
 
     @property
     def actor_name(self) -> str:

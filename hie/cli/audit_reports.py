@@ -126,9 +126,11 @@ def report(
 
 
 def _accounting(exchange: Opened) -> Accounting:
+    addresses = {m.id: m.address or "" for m in exchange.directory.members()}
     return Accounting(
         exchange.database,
         system_clock,
+        address_of=lambda member_id: addresses.get(member_id, ""),
         part2_members=lambda: frozenset(m.id for m in exchange.directory.members() if m.part2),
     )
 

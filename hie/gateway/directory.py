@@ -81,6 +81,8 @@ class Member:
     purposes: frozenset[str]
     part2: bool
     """Holds records under 42 CFR Part 2."""
+    address: str | None = None
+    """Postal address on one line, for accountings of disclosures."""
 
 
 @dataclass(frozen=True)
@@ -446,6 +448,7 @@ def _member_statements(member: Member, change: Change) -> Iterator[sa.Executable
         "kind": member.kind,
         "purposes": " ".join(sorted(member.purposes)),
         "part2": member.part2,
+        "address": member.address,
     }
     yield _upsert(members, change, row)
     if member.endpoint and (change.action == "added" or "endpoint" in change.fields):
@@ -507,6 +510,7 @@ def _member(row: sa.Row[Any], endpoint: Endpoint | None) -> Member:
         kind=row.kind,
         purposes=frozenset(row.purposes.split()),
         part2=bool(row.part2),
+        address=row.address,
     )
 
 

@@ -111,6 +111,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_review_items_case_id"), "review_items", ["case_id"], unique=False)
     op.create_index(op.f("ix_review_items_person_id"), "review_items", ["person_id"], unique=False)
     op.create_index(op.f("ix_review_items_rule"), "review_items", ["rule"], unique=False)
+    op.add_column("members", sa.Column("address", sa.String(length=300), nullable=True))
     # ### end Alembic commands ###
     connection = op.get_bind()
     for statement in SQLITE_GUARDS if connection.dialect.name == "sqlite" else POSTGRESQL_GUARDS:
