@@ -102,3 +102,11 @@ actions = sa.Table(
     sa.UniqueConstraint("case_id", "number"),
 )
 """What was done about a case, in order, each with its entry in the log."""
+
+looks = sa.Table(
+    "review_looks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("through", Instant, nullable=False),
+)
+"""One row: up to when accesses have been judged for alerts."""

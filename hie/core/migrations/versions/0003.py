@@ -81,6 +81,12 @@ def upgrade() -> None:
     op.create_index("ix_review_cases_actor", "review_cases", ["organization", "actor", "status"], unique=False)
     op.create_index("ix_review_cases_queue", "review_cases", ["status", "break_glass", "opened"], unique=False)
     op.create_table(
+        "review_looks",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("through", hie.core.database.Instant(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_review_looks")),
+    )
+    op.create_table(
         "review_actions",
         sa.Column("id", sa.String(length=26), nullable=False),
         sa.Column("case_id", sa.String(length=26), nullable=False),
