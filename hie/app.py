@@ -7,7 +7,12 @@ import logging
 import structlog
 from flask import Flask
 
+from hie.audit.accounting import Accounting
+from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
+from hie.audit.review import Review
+from hie.audit.statistics import LogStatistics
+from hie.audit.thresholds import Thresholds
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -17,6 +22,7 @@ from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
 from hie.gateway.api import audit, consents, context, directory, health, identity, metadata, oauth, problems, records
 from hie.gateway.authority import Authority
+from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
@@ -93,6 +99,16 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         consents=consent_service,
         audit=audit_log,
         release=release,
+        accounting=Accounting(
+            database,
+            clock,
+            address_of=lambda member_id: (m.address or "") if (m := members.member(member_id)) else "",
+            part2_members=lambda: frozenset(m.id for m in members.members() if m.part2),
+        ),
+        review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
+        statistics=LogStatistics(database),
+        health=LogHealth(database, clock),
+        own_person=lambda _email: None,
         secret=master_key.derive("sessions"),
     )
 

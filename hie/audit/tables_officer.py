@@ -103,6 +103,20 @@ actions = sa.Table(
 )
 """What was done about a case, in order, each with its entry in the log."""
 
+verifications = sa.Table(
+    "audit_verifications",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("started", Instant, nullable=False, index=True),
+    sa.Column("started_by", sa.String(WIDTH), nullable=False),
+    sa.Column("updated", Instant, nullable=False),
+    sa.Column("done", INDEX, nullable=False),
+    sa.Column("total", INDEX, nullable=False),
+    sa.Column("ok", sa.Boolean),
+    sa.Column("sentence", sa.Text, nullable=False),
+)
+"""Verifications that somebody started in the console: how far they are, and what they found."""
+
 looks = sa.Table(
     "review_looks",
     metadata,

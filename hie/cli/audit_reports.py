@@ -45,11 +45,11 @@ class Opened:
         if bar:
             record = self.identity.source_record(Identifier(system, value))
             asked = record.person_id if record else ""
-        known = self.identity.person(asked) if asked else None
-        if known is None:
+        person_ids = self.identity.person_ids(asked) if asked else ()
+        if not person_ids:
             raise NotFound("The exchange knows no such person. Give a person id, or system|value of a patient number.")
-        person_ids = dict.fromkeys((known.id, asked, *self.identity.person_ids(known.id)))
-        return Subject(known.id, tuple(person_ids), _name(known.resource))
+        known = self.identity.person(asked)  # None where every record was deleted; the log is there all the same
+        return Subject(person_ids[0], person_ids, _name(known.resource) if known else "")
 
 
 @contextmanager

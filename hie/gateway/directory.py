@@ -201,6 +201,10 @@ class Directory:
     def user(self, email: str) -> User | None:
         return self._snapshot().users.get(email.strip().lower())
 
+    def users(self) -> list[User]:
+        """Everybody who may sign in, by e-mail."""
+        return list(self._snapshot().users.values())
+
     def authenticate(self, email: str, password: str) -> User | None:
         """The user whose password it is. An unknown email takes as long as a wrong password."""
         unknown = self._hash_of_nobody

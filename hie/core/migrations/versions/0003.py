@@ -62,6 +62,19 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_audit_suspensions_person_id"), "audit_suspensions", ["person_id"], unique=False)
     op.create_table(
+        "audit_verifications",
+        sa.Column("id", sa.String(length=26), nullable=False),
+        sa.Column("started", hie.core.database.Instant(timezone=True), nullable=False),
+        sa.Column("started_by", sa.String(length=128), nullable=False),
+        sa.Column("updated", hie.core.database.Instant(timezone=True), nullable=False),
+        sa.Column("done", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("total", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("ok", sa.Boolean(), nullable=True),
+        sa.Column("sentence", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_verifications")),
+    )
+    op.create_index(op.f("ix_audit_verifications_started"), "audit_verifications", ["started"], unique=False)
+    op.create_table(
         "review_cases",
         sa.Column("id", sa.String(length=26), nullable=False),
         sa.Column("organization", sa.String(length=128), nullable=False),
