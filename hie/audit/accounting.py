@@ -26,6 +26,7 @@ from hie.audit.access import Access, read
 from hie.audit.completeness import Completeness, entries_about
 from hie.audit.entry import Entry
 from hie.audit.event import Event, Kind, Outcome
+from hie.audit.query import AuditQuery, Cursor, search
 from hie.audit.suspensions import Suspension, standing
 from hie.core.caller import EXCHANGE, Caller
 from hie.core.clock import Clock, instant
@@ -56,6 +57,8 @@ LAWS = {
     ReportKind.ACCESS: "Every access in plain words",
     ReportKind.ONC: "45 CFR 170.315 (d)(3)",
 }
+LOOKS = ("disclosure", "denial", "failure", "search")
+"""Kinds of entry in which somebody saw the person's records, or tried to."""
 _YEARS = {ReportKind.ACCOUNTING: 6, ReportKind.PART2: 3, ReportKind.ACCESS: 6}
 
 _EXEMPT = {
@@ -195,6 +198,14 @@ class Report:
         return LAWS[self.kind]
 
 
+@dataclass(frozen=True)
+class AccessPage:
+    """One page of the accesses to a person's records, newest first."""
+
+    accesses: tuple[Access, ...]
+    next: Cursor | None
+
+
 AddressOf = Callable[[str], str]
 """Member id -> its postal address, empty where none is known."""
 
@@ -248,6 +259,26 @@ class Accounting:
             notes=tuple(_notes(asked, shown, hidden, suspensions)),
             completeness=completeness,
         )
+
+    def accesses(
+        self, subject: Subject, *, everything: bool = False, cursor: Cursor | None = None, limit: int = 50
+    ) -> AccessPage:
+        """What the patient may see of who looked; with `everything`, also registrations, choices and looks at the log.
+
+        For a page: by the search columns alone, without the check that a report makes.
+        """
+        query = AuditQuery(
+            persons=(subject.person_ids,),
+            kinds=() if everything else (LOOKS,),
+            limit=limit,
+            cursor=cursor,
+        )
+        with self._database.read() as connection:
+            page = search(connection, query)
+            suspensions = standing(connection, subject.person_ids, self._clock())
+        found = map(read, page.entries)
+        shown = (a for a in found if not any(s.covers(a.person_id, a.organization) for s in suspensions))
+        return AccessPage(tuple(shown), page.next)
 
     def _belongs(self, access: Access, asked: Asked) -> bool:
         if access.archived:

@@ -143,6 +143,8 @@ def sentence(access: Access) -> str:
     """What happened, in one sentence for the person whose data it is."""
     if access.archived:
         return "An entry that was archived; ask the privacy officer for it."
+    if access.role == "patient":
+        return f"You {_did(access).replace(' you ', ' yourself ').replace('and was ', 'and were ')}."
     return f"{who(access)} {_did(access)}."
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import click
 
-from hie.audit.accounting import Accounting, Asked, ReportKind, Subject, read_event
+from hie.audit.accounting import Accounting, Asked, ReportKind, read_event
 from hie.audit.log import AuditLog
 from hie.audit.report_formats import Format, render
 from hie.core import schema
 from hie.core.clock import system_clock
 from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
-from hie.core.errors import NotFound
 from hie.core.ids import new_id
 from hie.gateway.directory import Directory
-from hie.mpi.identity import Identifier, IdentityService
+from hie.gateway.subjects import subject
+from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
 
@@ -37,19 +37,6 @@ class Opened:
     audit: AuditLog
     directory: Directory
     identity: IdentityService
-
-    def subject(self, person: str) -> Subject:
-        """The person of an id, `Patient/id`, or `system|value`; raises NotFound where nothing is known of her."""
-        system, bar, value = person.partition("|")
-        asked = person.removeprefix("Patient/")
-        if bar:
-            record = self.identity.source_record(Identifier(system, value))
-            asked = record.person_id if record else ""
-        person_ids = self.identity.person_ids(asked) if asked else ()
-        if not person_ids:
-            raise NotFound("The exchange knows no such person. Give a person id, or system|value of a patient number.")
-        known = self.identity.person(asked)  # None where every record was deleted; the log is there all the same
-        return Subject(person_ids[0], person_ids, _name(known.resource) if known else "")
 
 
 @contextmanager
@@ -104,7 +91,7 @@ def report(
         made = _accounting(exchange).report(
             Asked(
                 kind=ReportKind(kind),
-                subjects=tuple(exchange.subject(patient) for patient in dict.fromkeys(patients)),
+                subjects=tuple(subject(exchange.identity, patient) for patient in dict.fromkeys(patients)),
                 start=start.replace(tzinfo=UTC) if start else None,
                 end=end.replace(tzinfo=UTC) if end else None,
                 required_only=required_only,
@@ -133,10 +120,3 @@ def _accounting(exchange: Opened) -> Accounting:
         address_of=lambda member_id: addresses.get(member_id, ""),
         part2_members=lambda: frozenset(m.id for m in exchange.directory.members() if m.part2),
     )
-
-
-def _name(patient: dict[str, object]) -> str:
-    """Given and family name of the golden Patient."""
-    names = patient.get("name")
-    first = names[0] if isinstance(names, list) and names else {}
-    return " ".join([*first.get("given", []), first.get("family", "")]).strip()
