@@ -76,9 +76,14 @@ def day(at: datetime) -> str:
     return f"{at.day} {_MONTHS[at.month - 1]} {at.year}"
 
 
+def clock(at: datetime) -> str:
+    """`03:12 UTC`."""
+    return f"{at.astimezone(UTC):%H:%M} UTC"
+
+
 def moment(at: datetime) -> str:
     """`4 May 2026, 03:12 UTC`."""
-    return f"{day(at)}, {at.astimezone(UTC):%H:%M} UTC"
+    return f"{day(at)}, {clock(at)}"
 
 
 def count(number: int, one: str, several: str | None = None) -> str:
