@@ -74,7 +74,10 @@ class SourcesFailed(HieError):
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """How one asked organization did, for one line on a page. `status` is `ok` or a source-status code."""
+    """How one asked organization did: `status` is `ok` or a source-status code.
+
+    `count` is of what it gave, released or not: for the log, never for the caller (law L2).
+    """
 
     member_id: str
     member_name: str

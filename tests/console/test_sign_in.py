@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hie.audit.event import Kind, Outcome
+from hie.core.errors import AuditUnavailable
 from hie.gateway.directory import User
 from tests.console.conftest import Visitor
 from tests.console.fakes import ADMINISTRATOR, OPERATOR, PASSWORD, PHYSICIAN, STEWARD, Console, make_console
@@ -44,6 +45,22 @@ def test_sign_ins_and_failures_are_in_the_audit_log(visitor: Visitor, console: C
     assert (entered.caller.user_id, entered.caller.organization) == (PHYSICIAN.email, "harbor")
     assert left.description == "Signed out"
     assert entered.request_id
+
+
+def test_without_an_audit_entry_nobody_is_in_and_everybody_gets_out(
+    visitor: Visitor, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object) -> None:
+        raise AuditUnavailable
+
+    visitor.sign_in(ADMINISTRATOR)
+    monkeypatch.setattr(console.audit, "record", unavailable)
+    assert visitor.post("/sign-out").status_code == 503
+    assert visitor.get("/members").status_code == 303
+    response = visitor.sign_in(PHYSICIAN)
+    assert response.status_code == 503
+    assert "Not available just now" in response.text
+    assert visitor.get("/emergency").status_code == 303
 
 
 def test_what_is_typed_as_email_is_kept_only_if_it_names_a_user(visitor: Visitor, console: Console) -> None:

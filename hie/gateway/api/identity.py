@@ -29,7 +29,8 @@ from hie.mpi.patient_search import parse_query, split_or, split_token
 blueprint = Blueprint("identity", __name__)
 formats.install(blueprint)
 
-_READERS = (Role.MEMBER, Role.CLINICIAN, Role.DATA_STEWARD)
+_FEEDERS = (Role.MEMBER, Role.PAYER)
+_READERS = (*_FEEDERS, Role.CLINICIAN, Role.DATA_STEWARD)
 _FEED_PARAMETERS = frozenset({"identifier", "_format", "_pretty"})
 _HOW_TO_FEED = "Feed a patient by PUT Patient?identifier=system|value; the exchange gives the ids."
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -171,7 +172,7 @@ def _not_allowed(allowed: str, sentence: str) -> Response:
 
 def _own_system(asking: Caller, *actions: str) -> str:
     """The caller's assigning authority; raises Forbidden for who is no member's system or lacks the scope."""
-    asking.require_role(Role.MEMBER)
+    asking.require_role(*_FEEDERS)
     _require_any(asking, actions)
     member = current().directory.member(asking.organization)
     if member is None:
