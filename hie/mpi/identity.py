@@ -101,7 +101,8 @@ class IdentityService:
         cannot be kept, Conflict for new content under an id that the member merged away, PreconditionFailed.
         """
         _check_identifier(identifier)
-        feed = _Message(member_id, identifier, patient, traits_of(patient), registry.content_hash(patient))
+        digest = registry.content_hash(patient)
+        feed = _Message(member_id, identifier, patient, traits_of(patient), digest, expected_version is not None)
 
         def work(connection: sa.Connection) -> FeedResult:
             registry.lock_identifiers(connection, [identifier])
@@ -132,6 +133,8 @@ class IdentityService:
             if moment is not None and moment != held.source_updated:
                 registry.set_source_updated(connection, held.record.id, moment)
             return FeedResult(held.record, created=False, changed=False, decision=None)
+        if self._is_replay(connection, feed, held):
+            return FeedResult(held.record, created=False, changed=False, decision=None, stale=True)
         return self._revise(connection, feed, held)
 
     def _create(self, connection: sa.Connection, feed: _Message) -> FeedResult:
@@ -255,6 +258,14 @@ class IdentityService:
     def _is_stale(self, message: _Message | _Merge, held: Held) -> bool:
         sent = message.last_updated
         return sent is not None and held.source_updated is not None and sent < held.source_updated
+
+    def _is_replay(self, connection: sa.Connection, feed: _Message, held: Held) -> bool:
+        """Content of an earlier version, and nothing that says it is meant: no stamp of its own, no version named.
+
+        A queue that is sent again must not roll back (law L7); who really means it stamps it or sends If-Match.
+        """
+        meant = feed.on_version or feed.last_updated is not None
+        return not meant and registry.has_seen(connection, held.record.id, feed.digest)
 
     def _source_updated(self, message: _Message | _Merge, held: Held | None) -> datetime | None:
         """The newest time the member stamped; a clock far ahead must not shut out all later messages."""
@@ -600,6 +611,8 @@ class _Message:
     patient: Resource
     traits: Traits
     digest: str
+    on_version: bool
+    """The member named the version that this replaces."""
 
     @property
     def actor(self) -> str:

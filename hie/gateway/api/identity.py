@@ -121,7 +121,7 @@ def _as_held(record: SourceRecord) -> Resource:
 
 def _what_became(result: FeedResult) -> str:
     if result.stale:
-        return "The exchange holds newer data of this patient and kept it."
+        return "The exchange holds newer data of this patient and kept it; to go back, stamp meta.lastUpdated."
     if not result.changed:
         return "The exchange holds these data already."
     return "The patient was added." if result.created else "The patient was updated."
