@@ -91,7 +91,11 @@ def sign_in() -> ResponseReturnValue:
     except ServiceUnavailable:
         end_session()  # nobody is in without an entry
         raise
-    return redirect(_local(request.form.get("next")), 303)
+    wanted = _local(request.form.get("next"))
+    pages = pages_of(user)
+    if wanted == url_for("console.home") and len(pages) == 1:
+        return redirect(url_for(pages[0].endpoint), 303)  # nobody in a hurry needs a menu of one
+    return redirect(wanted, 303)
 
 
 def sign_out() -> ResponseReturnValue:

@@ -16,10 +16,10 @@ from tests.console.fakes import ADMINISTRATOR, OPERATOR, PASSWORD, PHYSICIAN, ST
 As = Callable[[User], Visitor]
 
 
-def test_the_first_page_is_the_sign_in_form_and_home_afterwards(visitor: Visitor) -> None:
+def test_the_first_page_is_the_sign_in_form_and_then_the_one_page_of_the_role(visitor: Visitor) -> None:
     assert "Password" in visitor.get("/").text
     response = visitor.sign_in(PHYSICIAN)
-    assert (response.status_code, response.location) == (303, "/")
+    assert (response.status_code, response.location) == (303, "/emergency")
     assert "Dr. Rosa Ortiz" in visitor.get("/").text
 
 
@@ -124,7 +124,7 @@ def test_the_wanted_page_opens_after_signing_in(visitor: Visitor) -> None:
     ],
 )
 def test_no_redirect_leaves_the_console(visitor: Visitor, elsewhere: str) -> None:
-    assert visitor.sign_in(PHYSICIAN, next=elsewhere).location == "/"
+    assert visitor.sign_in(PHYSICIAN, next=elsewhere).location == "/emergency"
     assert visitor.get("/sign-in", query_string={"next": elsewhere}).location == "/"
 
 
