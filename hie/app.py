@@ -8,6 +8,7 @@ import structlog
 from flask import Flask
 
 from hie.audit.log import AuditLog
+from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -69,6 +70,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         settings.consent_default.value,
         lambda: {m.id: m.consent_default for m in members.members() if m.consent_default},
         lambda: frozenset(m.id for m in members.members() if m.part2),
+        rules=rules.load(settings.consent_rules, settings.home),
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
