@@ -66,7 +66,7 @@ class Federation:
             Question(member, record, resource_type, background=resource_type not in types)
             for record in person.records
             if (member := self._directory.member(record.member_id)) is not None and may_ask(member.id)
-            for resource_type in (*types, *(background_of(types) if needs_labels(member.id) else ()))
+            for resource_type in (*types, *(background_of(types) if types and needs_labels(member.id) else ()))
         ]
         return self.put(asked, deadline_at, request_id)
 

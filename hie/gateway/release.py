@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
 from hie.audit.log import AuditLog
 from hie.consent.labels import contained_view, own_labels, views
+from hie.consent.plain import scope_of
 from hie.consent.policy import (
     Decision,
     PersonPolicy,
@@ -41,6 +42,7 @@ from hie.gateway.federation import Federation, Question, SourceAnswer, backgroun
 from hie.gateway.gateway_ids import GatewayIds, LocalId
 from hie.gateway.governance import Governance
 from hie.gateway.pace import Pace
+from hie.gateway.part2 import NOTICE, add_notice
 from hie.gateway.redaction import PUBLIC_TYPES, redact
 from hie.gateway.rewriting import Origin, finish, local_patient_id, references, rewrite
 from hie.gateway.transport import Transport
@@ -125,6 +127,11 @@ class ChartAnswer:
         return all(source.status == "ok" for source in self.sources)
 
     @property
+    def under_part2(self) -> bool:
+        """Whether records under 42 CFR Part 2 were released, whose notice must go with them."""
+        return any(NOTICE in entry.decision.obligations for entry in self.entries)
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """The sentences that go with the answer and are not about a failed source."""
         return tuple(i["diagnostics"] for i in self.issues if i["code"] == "suppressed")
@@ -174,12 +181,14 @@ class Release:
         request_id: str,
         keep: Keep = lambda _resource: True,
         page: Page = lambda entries: entries,
+        with_patient: bool = False,
     ) -> ChartAnswer:
         """Everything of `types` that may be released of a person to this caller.
 
         `who` is a person id, or an identifier that a member gave her.
         `keep` is the search's filter and `page` its page, both over what is released, so that nothing withheld can be
-        counted or probed for. Raises Forbidden, NotFound, SourcesFailed, AuditUnavailable; each attempt is audited.
+        counted or probed for. `with_patient`: the caller shows the Patient too. Raises Forbidden, NotFound,
+        SourcesFailed, AuditUnavailable; each attempt is audited.
         """
         deadline_at = time.monotonic() + self._query_deadline
         attempt = _Attempt(self._audit, caller, query, request_id)
@@ -197,14 +206,15 @@ class Release:
             request_id=request_id,
         )
         sources = _statuses(answers)
-        issues = self._issues(sources, policy, caller)
+        issues = self._issues(sources, policy, caller) if types else ()
         asked = [answer for answer in answers if not answer.background]
         if asked and all(answer.useless for answer in asked):
             timed_out = all(answer.failure and answer.failure.status == "timeout" for answer in asked)
             attempt.refuse(SourcesFailed(issues, all_timed_out=timed_out), person.id, sources)
         entries, denials = self._decide(answers, policy, request)
         released = page([entry for entry in entries if keep(entry.resource)])
-        self._audit.record(attempt.disclosure(person.id, sources, released, denials))
+        patient = person.resource if with_patient else None
+        self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
         return ChartAnswer(
             person=person,
             entries=tuple(released),
@@ -359,7 +369,7 @@ class Release:
                 local_ids.setdefault(LocalId(item.member.id, kind, local_id), item.origin.local_patient)
         self._ids.register(local_ids)
         released = {f"{d.leaving['resourceType']}/{d.leaving['id']}" for d in permitted}
-        entries = [item.entry(released) for item in permitted]
+        entries = [item.entry(released, self._fhir_base, policy) for item in permitted]
         entries.sort(key=lambda entry: (entry.member_id, entry.resource["resourceType"], entry.resource["id"]))
         return entries, [item.decision for item in decided if not item.decision.permit]
 
@@ -459,7 +469,7 @@ class _Decided:
     guarded: bool
     """Something that the member holds could be withheld: what may speak of all of it stays behind."""
 
-    def entry(self, released: Collection[str]) -> ChartEntry:
+    def entry(self, released: Collection[str], fhir_base: str, policy: PersonPolicy) -> ChartEntry:
         """The resource as it leaves; `released` names everything in the same answer ("Type/gateway id").
 
         Its labels are what it says itself; those that came from others decided, and would tell of them.
@@ -467,11 +477,13 @@ class _Decided:
         redact(self.leaving, self.denied_parts, guarded=self.guarded)
         labels = own_labels(self.leaving) if self.denied_parts else self.view.labels - self.view.reached
         finish(self.leaving, released, labels)
+        if NOTICE in self.decision.obligations:
+            add_notice(self.leaving, fhir_base, self.decision.consent, scope_of(policy, self.decision))
         return ChartEntry(
             resource=self.leaving,
             member_id=self.member.id,
             member_name=self.member.name,
-            sha256=hashlib.sha256(fhir.to_bytes(self.leaving)).hexdigest(),
+            sha256=_sha256(self.leaving),
             labels=tuple(sorted(code for _, code in labels)),
             decision=self.decision,
         )
@@ -569,8 +581,9 @@ class _Attempt:
         sources: Sequence[SourceStatus],
         released: Sequence[ChartEntry],
         denials: Sequence[Decision],
+        patient: Resource | None = None,
     ) -> Event:
-        nothing_may_leave = not released and not sources
+        nothing_may_leave = not released and not sources and patient is None
         incomplete = any(source.status != "ok" for source in sources)
         return Event(
             kind=Kind.DENIAL if nothing_may_leave else Kind.DISCLOSURE,
@@ -582,10 +595,7 @@ class _Attempt:
             request_id=self.request_id,
             description=f"{len(released)} resources released, {len(denials)} withheld",
             sources=_source_outcomes(sources),
-            released=tuple(
-                Released(entry.resource["resourceType"], entry.resource["id"], entry.sha256, entry.labels)
-                for entry in released
-            ),
+            released=tuple(_manifest(patient, released)),
             decisions=_trace([entry.decision for entry in released] + list(denials)),
             withheld=len(denials),
         )
@@ -603,13 +613,24 @@ class _Attempt:
         )
 
 
+def _manifest(patient: Resource | None, released: Sequence[ChartEntry]) -> Iterator[Released]:
+    if patient is not None:
+        yield Released("Patient", patient["id"], _sha256(patient), ())
+    for entry in released:
+        yield Released(entry.resource["resourceType"], entry.resource["id"], entry.sha256, entry.labels)
+
+
+def _sha256(resource: Resource) -> str:
+    return hashlib.sha256(fhir.to_bytes(resource)).hexdigest()
+
+
 def _source_outcomes(sources: Sequence[SourceStatus]) -> tuple[SourceOutcome, ...]:
     return tuple(SourceOutcome(source.member_id, source.status, source.gave) for source in sources)
 
 
 def _trace(decisions: Sequence[Decision]) -> tuple[dict[str, object], ...]:
     """The distinct decisions with how many resources each decided."""
-    counted = Counter((d.permit, d.rule, d.consent, d.path, d.break_glass, d.reason) for d in decisions)
+    counted = Counter((d.permit, d.rule, d.consent, d.path, d.break_glass, d.reason, d.obligations) for d in decisions)
     return tuple(
         {
             "permit": permit,
@@ -618,7 +639,8 @@ def _trace(decisions: Sequence[Decision]) -> tuple[dict[str, object], ...]:
             "path": list(path),
             "breakGlass": broke,
             "reason": reason,
+            **({"obligations": list(obligations)} if obligations else {}),
             "count": count,
         }
-        for (permit, rule, consent, path, broke, reason), count in counted.items()
+        for (permit, rule, consent, path, broke, reason, obligations), count in counted.items()
     )
