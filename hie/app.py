@@ -8,6 +8,7 @@ import structlog
 from flask import Flask
 
 from hie.audit.log import AuditLog
+from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -15,7 +16,19 @@ from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
-from hie.gateway.api import audit, consents, context, directory, health, identity, metadata, oauth, problems, records
+from hie.gateway.api import (
+    audit,
+    consents,
+    context,
+    directory,
+    everything,
+    health,
+    identity,
+    metadata,
+    oauth,
+    problems,
+    records,
+)
 from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
@@ -34,6 +47,7 @@ BLUEPRINTS = (
     directory.blueprint,
     identity.blueprint,
     records.blueprint,
+    everything.blueprint,
     consents.blueprint,
     audit.blueprint,
 )
@@ -69,6 +83,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         settings.consent_default.value,
         lambda: {m.id: m.consent_default for m in members.members() if m.consent_default},
         lambda: frozenset(m.id for m in members.members() if m.part2),
+        rules=rules.load(settings.consent_rules, settings.home),
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     env: Environment = Environment.PRODUCTION
     query_deadline_ms: int = Field(default=5000, ge=100, le=120_000)
     consent_default: ConsentDefault = ConsentDefault.PERMIT
+    consent_rules: Path | None = None
 
     @field_validator("base_url")
     @classmethod

@@ -13,6 +13,7 @@ from hie.core.config import Settings
 from hie.core.database import Database
 from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
+from hie.gateway.governance import Governance
 from hie.gateway.release import Release
 from hie.mpi.identity import IdentityService
 
@@ -32,6 +33,11 @@ class Services:
     release: Release
     secret: bytes = field(repr=False)
     """Signs console sessions and paging cursors; the same in all workers."""
+
+    @property
+    def governance(self) -> Governance:
+        """Consent's questions about a caller and a person."""
+        return Governance(directory=self.directory, identity=self.identity, consents=self.consents, clock=self.clock)
 
 
 def current() -> Services:

@@ -19,7 +19,15 @@ from sqlalchemy.exc import OperationalError
 
 from hie.core.clock import Clock, instant, parse_instant
 from hie.core.database import Database
-from hie.core.errors import Conflict, Forbidden, NotFound, PreconditionFailed, ServiceUnavailable, Unprocessable
+from hie.core.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    ServiceUnavailable,
+    Unprocessable,
+)
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
 from hie.mpi import registry
@@ -32,6 +40,7 @@ from hie.mpi.patient_search import (
     PatientPage,
     PatientQuery,
     conditions,
+    matches,
     split_token,
     unescaped,
     write_cursor,
@@ -63,8 +72,13 @@ __all__ = [
 
 T = TypeVar("T")
 
+Shown = Callable[[Person], Person | None]
+"""A person as far as somebody may know; None where that is nothing."""
+
 MAX_REVIEW_CANDIDATES = 3
 """Most people a steward is asked to compare one record with."""
+MAX_DOUBTFUL = 1000
+"""Most people of one search whose records have to be looked at one by one."""
 _ATTEMPTS = 10
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CLOCK_SKEW = timedelta(hours=1)
@@ -479,32 +493,81 @@ class IdentityService:
         with self._database.read() as connection:
             return registry.knows_system(connection, system[:MAX_IDENTIFIER])
 
-    def candidates(self, patient: Resource, limit: int) -> list[Candidate]:
-        """People who may be the described patient, best first. Does not write."""
+    def candidates(self, patient: Resource, limit: int, *, shown: Shown | None = None) -> list[Candidate]:
+        """People who may be the described patient, best first. Does not write.
+
+        With `shown`, records that it leaves out do not count: nobody is found or weighed by them.
+        """
+        traits = traits_of(patient)
+        hidden: set[str] = set()
         with self._database.read() as connection:
-            scored = self._index.candidates(connection, traits_of(patient), limit)
-            rows = registry.people_by_id(connection, {s.person_id for s in scored})
-            people = self._people(connection, list(rows.values()))
+            while True:
+                scored = self._index.candidates(connection, traits, limit, exclude=hidden)
+                rows = registry.people_by_id(connection, {s.person_id for s in scored})
+                people = self._people(connection, list(rows.values()))
+                if shown is None:
+                    break
+                found = {person.id: shown(person) for person in people.values()}
+                more = {i for person in people.values() for i in _left_out(person, found[person.id])} - hidden
+                people = {i: person for i, person in found.items() if person is not None}
+                if not more:
+                    break
+                hidden |= more
         return [
             Candidate(people[s.person_id], s.probability, s.weight, s.agreements)
             for s in scored
             if s.person_id in people
         ]
 
-    def search(self, query: PatientQuery) -> PatientPage:
-        """ITI-78: people that meet every criterion, in order of id."""
+    def search(self, query: PatientQuery, *, shown: Shown | None = None, doubtful: Collection[str] = ()) -> PatientPage:
+        """ITI-78: people that meet every criterion, in order of id.
+
+        `shown` is asked about everybody with a record of the members `doubtful`: somebody who meets the criteria only
+        by what is left out is not found. Raises BadRequest where too many would have to be looked at.
+        """
         where = conditions(query)
+        see = _seer(query, shown, doubtful)
         with self._database.read() as connection:
             asked = _asked_ids(query.criteria)
             if asked is not None:
-                return self._search_by_id(connection, query, where, asked)
+                return self._search_by_id(connection, query, where, asked, see)
             if not _wants(query.criteria, "true"):
                 where.append(sa.false())
-            total = registry.count_people(connection, where)
-            rows = registry.search_people(connection, where, query.after, query.limit + 1) if query.limit else []
-            people = self._people(connection, rows[: query.limit])
-        cursor = write_cursor(rows[query.limit - 1].id) if len(rows) > query.limit else None
-        return PatientPage(tuple(people.values()), (), frozenset(), total, cursor)
+            total = registry.count_people(connection, where) - self._unseen(connection, where, see, doubtful)
+            people = self._seen_page(connection, query, where, see) if query.limit else []
+        page = people[: query.limit]
+        cursor = write_cursor(page[-1].id) if len(people) > query.limit > 0 else None
+        return PatientPage(tuple(page), (), frozenset(), total, cursor)
+
+    def _seen_page(
+        self, connection: sa.Connection, query: PatientQuery, where: Sequence[sa.ColumnElement[bool]], see: Shown
+    ) -> list[Person]:
+        """One more person than fits, refilled past those who are not seen, so that a page has no gaps."""
+        found: list[Person] = []
+        after = query.after
+        while len(found) <= query.limit:
+            rows = registry.search_people(connection, where, after, query.limit + 1)
+            found += [person for p in self._people(connection, rows).values() if (person := see(p)) is not None]
+            if len(rows) <= query.limit:
+                break
+            after = rows[-1].id
+        return found
+
+    def _unseen(
+        self,
+        connection: sa.Connection,
+        where: Sequence[sa.ColumnElement[bool]],
+        see: Shown,
+        doubtful: Collection[str],
+    ) -> int:
+        """How many who meet the criteria are not seen."""
+        if not doubtful:
+            return 0
+        among = [*where, people_table.c.id.in_(registry.people_of_members(doubtful))]
+        rows = registry.search_people(connection, among, None, MAX_DOUBTFUL + 1)
+        if len(rows) > MAX_DOUBTFUL:
+            raise BadRequest("The search is too wide; name more of the patient.", code="too-costly")
+        return sum(see(person) is None for person in self._people(connection, rows).values())
 
     def _search_by_id(
         self,
@@ -512,6 +575,7 @@ class IdentityService:
         query: PatientQuery,
         where: Sequence[sa.ColumnElement[bool]],
         asked: Collection[str],
+        see: Shown,
     ) -> PatientPage:
         """`_id`: an id that was merged away is answered with its survivor beside it (ITI-78 case 6)."""
         named = registry.people_by_id(connection, asked)
@@ -521,9 +585,11 @@ class IdentityService:
         }
         ids = current | set(replaced.values())
         rows = registry.search_people(connection, [*where, people_table.c.id.in_(ids)], None, len(ids))
-        total = len(current & {r.id for r in rows}) + sum(s in {r.id for r in rows} for s in replaced.values())
-        rest = [row for row in rows if query.after is None or row.id > query.after]
-        people = self._people(connection, rest[: query.limit])
+        found = [person for p in self._people(connection, rows).values() if (person := see(p)) is not None]
+        met = {person.id for person in found}
+        total = len(current & met) + sum(s in met for s in replaced.values())
+        rest = [person for person in found if query.after is None or person.id > query.after]
+        people = {person.id: person for person in rest[: query.limit]}
         cursor = write_cursor(rest[query.limit - 1].id) if 0 < query.limit < len(rest) else None
         return PatientPage(
             people=tuple(people.values()),
@@ -600,6 +666,23 @@ class IdentityService:
         patient = golden(records) if records else None
         if row.active != bool(records) or (patient is not None and patient != row.resource):
             registry.write_golden(connection, person_id, patient, now)
+
+
+def _seer(query: PatientQuery, shown: Shown | None, doubtful: Collection[str]) -> Shown:
+    """Somebody who met the criteria, if she still does with what may be known of her."""
+
+    def see(person: Person) -> Person | None:
+        if shown is None or not any(record.member_id in doubtful for record in person.records):
+            return person
+        seen = shown(person)
+        return seen if seen is person or (seen is not None and matches(query, seen.resource)) else None
+
+    return see
+
+
+def _left_out(person: Person, seen: Person | None) -> set[str]:
+    kept = {record.id for record in seen.records} if seen is not None else set()
+    return {record.id for record in person.records} - kept
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,11 @@ class MatchIndex:
         near = self._people(connection, traits, exclude)
         return decide(self.model, traits, near)
 
-    def candidates(self, connection: sa.Connection, traits: Traits, limit: int) -> list[Scored]:
-        """One entry per person, best first, of those with a probability worth showing."""
-        near = self._people(connection, traits, ())
+    def candidates(
+        self, connection: sa.Connection, traits: Traits, limit: int, *, exclude: Collection[str] = ()
+    ) -> list[Scored]:
+        """One entry per person, best first, of those with a probability worth showing, `exclude` left out."""
+        near = self._people(connection, traits, exclude)
         worth = [n for n in near[: max(0, limit)] if probability(n.weight) >= WORTH_SHOWING]
         return [_scored(self.model, traits, n) for n in worth]
 

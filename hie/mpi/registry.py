@@ -405,6 +405,13 @@ def search_people(
     return [_person_row(row) for row in connection.execute(query)]
 
 
+def people_of_members(member_ids: Collection[str]) -> sa.Select[str]:
+    """Ids of the people of whom one of these members holds an active record."""
+    return sa.select(source_records.c.person_id).where(
+        source_records.c.member_id.in_(member_ids), source_records.c.active
+    )
+
+
 def count_people(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> int:
     query = sa.select(sa.func.count()).select_from(people).where(people.c.active, *where)
     return connection.execute(query).scalar_one()

@@ -40,12 +40,16 @@ SSN = "http://hl7.org/fhir/sid/us-ssn"
 class Member:
     id: str
     patient_id_system: str
+    part2: bool = False
 
 
 class Directory:
     """Two members."""
 
     _members = (Member("lakeside", LAKESIDE), Member("harbor", HARBOR))
+
+    def members(self) -> list[Member]:
+        return list(self._members)
 
     def member(self, member_id: str) -> Member | None:
         return next((m for m in self._members if m.id == member_id), None)

@@ -282,7 +282,7 @@ def cross_reference() -> Response:
     _refuse_control_characters(request.args.items(multi=True))
     try:
         source, targets = _pix_question()
-        person = _pix_person(source)
+        person = _pix_person(asking, source)
     except HieError:
         _record_shown(asking, asked, [])
         raise
@@ -305,14 +305,17 @@ def _pix_question() -> tuple[Identifier, frozenset[str]]:
     return Identifier(system, value), targets
 
 
-def _pix_person(source: Identifier) -> Person:
-    identity = current().identity
+def _pix_person(asking: Caller, source: Identifier) -> Person:
+    """The person as far as the caller may know; an identifier of a record that it may not know of is unknown."""
+    identity, governance = current().identity, current().governance
     if _is_ours(source.system):
         kind, _, person_id = source.value.rpartition("/")
-        person = identity.person(person_id) if kind in ("", "Patient") else None
+        person = governance.shown(asking, identity.person(person_id)) if kind in ("", "Patient") else None
     else:
         record = identity.source_record(source)
-        person = identity.person(record.person_id) if record is not None else None
+        person = governance.shown(asking, identity.person(record.person_id)) if record is not None else None
+        if record is None or (person and all(held.member_id != record.member_id for held in person.records)):
+            person = None
     if person is None:
         raise NotFound("sourceIdentifier Patient Identifier not found")
     return person
@@ -370,7 +373,12 @@ def _search(parameters: list[tuple[str, str]]) -> Response:
     query = parse_query(parameters, strict="handling=strict" in request.headers.get("Prefer", ""))
     if not all(_knows_domain(domain) for domain in query.domains):
         return _unknown_domain(asking, asked)
-    page = current().identity.search(query)
+    governance = current().governance
+    page = current().identity.search(
+        query,
+        shown=lambda person: governance.shown(asking, person),
+        doubtful=governance.doubtful(asking),
+    )
     shown = [person.id for person in page.people]
     _record_shown(asking, asked, shown)
     return _answer(_bundle(query, page))
@@ -418,7 +426,7 @@ def read(person_id: str) -> Response:
     asked = f"Patient/{person_id[:64]}"
     _check_reader(asking, "r")
     _refuse_control_characters([("_id", person_id)])
-    person = current().identity.person(person_id)
+    person = current().governance.shown(asking, current().identity.person(person_id))
     _record_shown(asking, asked, [person.id] if person else [], action="R")
     if person is None:
         raise NotFound("The exchange knows no such person.")

@@ -99,7 +99,10 @@ def _patient() -> Resource:
         "conditionalUpdate": True,
         "conditionalDelete": "single",
         "searchParam": params,
-        "operation": [{"name": "ihe-pix", "definition": _PIX}],
+        "operation": [
+            {"name": "ihe-pix", "definition": _PIX},
+            {"name": "everything", "definition": "http://hl7.org/fhir/OperationDefinition/Patient-everything"},
+        ],
     }
 
 
