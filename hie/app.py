@@ -15,7 +15,20 @@ from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
-from hie.gateway.api import audit, consents, context, directory, health, identity, metadata, oauth, problems, records
+from hie.gateway.api import (
+    audit,
+    consents,
+    context,
+    directory,
+    health,
+    identity,
+    link_changes,
+    matching,
+    metadata,
+    oauth,
+    problems,
+    records,
+)
 from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
@@ -26,6 +39,7 @@ from hie.gateway.transport import Transport
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
+from hie.mpi.stewardship import Stewardship
 
 BLUEPRINTS = (
     health.blueprint,
@@ -33,6 +47,8 @@ BLUEPRINTS = (
     oauth.blueprint,
     directory.blueprint,
     identity.blueprint,
+    matching.blueprint,
+    link_changes.blueprint,
     records.blueprint,
     consents.blueprint,
     audit.blueprint,
@@ -62,7 +78,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     master_key = MasterKey.load(settings.home)
     audit_log = AuditLog(database, clock, settings.fhir_base)
     members = Directory(database, clock, settings)
-    identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
+    index = MatchIndex(Model.load(), database.is_sqlite)
+    identities = IdentityService(database, index, clock)
     consent_service = ConsentService(
         database,
         clock,
@@ -90,6 +107,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         authority=Authority(database, clock, settings, members, audit_log, lambda: master_key.derive("access-tokens")),
         identity=identities,
+        stewardship=Stewardship(database, index, clock),
         consents=consent_service,
         audit=audit_log,
         release=release,

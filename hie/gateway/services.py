@@ -15,6 +15,7 @@ from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
 from hie.gateway.release import Release
 from hie.mpi.identity import IdentityService
+from hie.mpi.stewardship import Stewardship
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Services:
     directory: Directory
     authority: Authority
     identity: IdentityService
+    stewardship: Stewardship
     consents: ConsentService
     audit: AuditLog
     release: Release

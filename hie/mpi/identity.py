@@ -40,7 +40,9 @@ from hie.mpi.people import (
     Candidate,
     EventKind,
     FeedResult,
+    Grade,
     Identifier,
+    Match,
     Person,
     SourceRecord,
     TaskKind,
@@ -64,6 +66,9 @@ __all__ = [
 MAX_REVIEW_CANDIDATES = 3
 """Most people a steward is asked to compare one record with."""
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_NAMED = 8
+"""Most identifiers of one `$match` that are looked up."""
+_PROBABLE, _IMPOSSIBLE = 0.9, 0.01
 _CLOCK_SKEW = timedelta(hours=1)
 
 
@@ -486,6 +491,39 @@ class IdentityService(PeopleWriter):
             if s.person_id in people
         ]
 
+    def match(self, patient: Resource) -> list[Match]:
+        """People who may be the described patient, likeliest first, as a feed would judge it. Saves nothing.
+
+        An identifier that a member assigned counts as certain where the demographics do not speak against it.
+        """
+        traits = traits_of(patient)
+        with self._database.read() as connection:
+            decision = self._index.decide(connection, traits)
+            named = self._named(connection, patient, traits)
+            found = {c.person_id: c for c in decision.candidates}
+            rows = registry.people_by_id(connection, found.keys() | named.keys())
+            people = self._people(connection, list(rows.values()))
+        scores = named | {i: max(c.probability, named.get(i, 0.0)) for i, c in found.items()}
+        sure = [i for i, probability in named.items() if probability >= self._index.model.thresholds.link]
+        certain = sure[0] if len(sure) == 1 and decision.person_id in (None, sure[0]) else decision.person_id
+        ranked = sorted((i for i in scores if i in people), key=lambda i: (i != certain, -scores[i], i))
+        return [Match(people[i], scores[i], _grade(scores[i], i == certain and len(sure) < 2)) for i in ranked]
+
+    def _named(self, connection: sa.Connection, patient: Resource, traits: Traits) -> dict[str, float]:
+        """Person id -> probability, of whose identifiers the patient names."""
+        found: dict[str, float] = {}
+        for identifier in _identifiers_of(patient):
+            held = registry.find(connection, identifier)
+            end = registry.survivor_of(connection, held) if held else None
+            if end is None:
+                continue
+            known = traits_of(end.record.resource)
+            agrees = hard_conflict(traits, known) is None and self._evidence(traits, known) >= 0
+            probability = self._index.model.thresholds.link if agrees else 0.0
+            score = self._index.model.score(compare(traits, known)).probability
+            found[end.record.person_id] = max(probability, score)
+        return found
+
     def search(self, query: PatientQuery) -> PatientPage:
         """ITI-78: people that meet every criterion, in order of id."""
         where = conditions(query)
@@ -663,6 +701,19 @@ def _questions(decision: MatchDecision, person_id: str) -> list[_Question]:
     doubted = decision.candidates if decision.verdict is Verdict.REVIEW else decision.candidates[:1]
     others = [c for c in doubted if c.person_id != person_id][:MAX_REVIEW_CANDIDATES]
     return [_Question(c.person_id, TaskKind.SAME_PERSON, c.probability) for c in others]
+
+
+def _grade(probability: float, certain: bool) -> Grade:
+    if certain:
+        return Grade.CERTAIN
+    steps = ((_PROBABLE, Grade.PROBABLE), (_IMPOSSIBLE, Grade.POSSIBLE))
+    return next((grade for least, grade in steps if probability >= least), Grade.CERTAINLY_NOT)
+
+
+def _identifiers_of(patient: Resource) -> list[Identifier]:
+    named = [i for i in patient.get("identifier") or [] if isinstance(i, dict) and i.get("system") and i.get("value")]
+    pairs = [Identifier(str(i["system"])[:MAX_IDENTIFIER], str(i["value"])[:MAX_IDENTIFIER]) for i in named]
+    return [i for i in dict.fromkeys(pairs) if _storable(i.system, i.value)][:MAX_NAMED]
 
 
 def _plainly_same(old: Resource, new: Resource) -> bool:

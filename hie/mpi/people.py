@@ -63,6 +63,24 @@ class Candidate:
     agreements: tuple[Agreement, ...]
 
 
+class Grade(StrEnum):
+    """FHIR R4 match-grade. `certain`: the matcher would link by itself, with no other person in the way."""
+
+    CERTAIN = "certain"
+    PROBABLE = "probable"
+    POSSIBLE = "possible"
+    CERTAINLY_NOT = "certainly-not"
+
+
+@dataclass(frozen=True)
+class Match:
+    """Somebody who may be the patient of a `$match`. `probability` is calibrated: of 100 at 0.95, 95 are."""
+
+    person: Person
+    probability: float
+    grade: Grade
+
+
 @dataclass(frozen=True)
 class FeedResult:
     """What a feed did. Not `changed`: the same content again, or older than what is held (`stale`)."""
