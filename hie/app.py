@@ -24,6 +24,8 @@ from hie.gateway.api import (
     everything,
     health,
     identity,
+    link_changes,
+    matching,
     metadata,
     oauth,
     problems,
@@ -39,6 +41,7 @@ from hie.gateway.transport import Transport
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
+from hie.mpi.stewardship import Stewardship
 
 BLUEPRINTS = (
     health.blueprint,
@@ -46,6 +49,8 @@ BLUEPRINTS = (
     oauth.blueprint,
     directory.blueprint,
     identity.blueprint,
+    matching.blueprint,
+    link_changes.blueprint,
     records.blueprint,
     everything.blueprint,
     consents.blueprint,
@@ -76,7 +81,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     master_key = MasterKey.load(settings.home)
     audit_log = AuditLog(database, clock, settings.fhir_base)
     members = Directory(database, clock, settings)
-    identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
+    index = MatchIndex(Model.load(), database.is_sqlite)
+    identities = IdentityService(database, index, clock)
     consent_service = ConsentService(
         database,
         clock,
@@ -105,6 +111,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         authority=Authority(database, clock, settings, members, audit_log, lambda: master_key.derive("access-tokens")),
         identity=identities,
+        stewardship=Stewardship(database, index, clock),
         consents=consent_service,
         audit=audit_log,
         release=release,

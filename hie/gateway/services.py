@@ -16,6 +16,7 @@ from hie.gateway.directory import Directory
 from hie.gateway.governance import Governance
 from hie.gateway.release import Release
 from hie.mpi.identity import IdentityService
+from hie.mpi.stewardship import Stewardship
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Services:
     directory: Directory
     authority: Authority
     identity: IdentityService
+    stewardship: Stewardship
     consents: ConsentService
     audit: AuditLog
     release: Release
