@@ -7,7 +7,12 @@ import logging
 import structlog
 from flask import Flask
 
+from hie.audit.accounting import Accounting
+from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
+from hie.audit.review import Review
+from hie.audit.statistics import LogStatistics
+from hie.audit.thresholds import Thresholds
 from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
@@ -32,6 +37,7 @@ from hie.gateway.api import (
     records,
 )
 from hie.gateway.authority import Authority
+from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
@@ -115,6 +121,16 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         consents=consent_service,
         audit=audit_log,
         release=release,
+        accounting=Accounting(
+            database,
+            clock,
+            address_of=lambda member_id: (m.address or "") if (m := members.member(member_id)) else "",
+            part2_members=lambda: frozenset(m.id for m in members.members() if m.part2),
+        ),
+        review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
+        statistics=LogStatistics(database),
+        health=LogHealth(database, clock),
+        own_person=lambda _email: None,
         secret=master_key.derive("sessions"),
     )
 

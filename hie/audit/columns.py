@@ -48,7 +48,7 @@ def columns(body: Resource) -> Columns:
     agents, entities = body["agent"], body.get("entity", [])
     return Columns(
         type=body["type"]["code"],
-        subtypes=frozenset(subtype["code"] for subtype in body["subtype"]),
+        subtypes=frozenset(subtype["code"] for subtype in body.get("subtype", [])),
         action=body["action"],
         outcome=body["outcome"],
         person_id=_first(_reference_id(entity) for entity in entities if _role(entity) == codes.PATIENT_ROLE.code),

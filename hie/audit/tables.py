@@ -2,7 +2,9 @@
 
 `audit_entries` holds the log itself; its columns after `leaf_hash`, and every other table here, are derived from the
 body (`columns.py`). All of them only grow: triggers refuse UPDATE, DELETE and TRUNCATE, an index that is not the next
-one, and SQLite's INSERT OR REPLACE, which passes UPDATE and DELETE triggers by. They stop mistakes and injected SQL; an
+one, and SQLite's INSERT OR REPLACE, which passes UPDATE and DELETE triggers by. One change is let through: a body and
+its salt may become empty, and nothing else with them, once the entry is six years old, an archive holds it, and no
+legal hold stands (`retention.py`; the two tables are in `tables_officer.py`). They stop mistakes and injected SQL; an
 attacker who owns the database is found by the tree, not stopped here. `SQLITE_GUARDS` and `POSTGRESQL_GUARDS` are the
 same statements for the migration.
 """
@@ -15,12 +17,12 @@ from hie.audit.columns import WIDTH
 from hie.core.database import Instant, metadata
 
 # INTEGER on SQLite makes the index the rowid itself.
-_INDEX = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+INDEX = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 entries = sa.Table(
     "audit_entries",
     metadata,
-    sa.Column("entry_index", _INDEX, primary_key=True, autoincrement=False),
+    sa.Column("entry_index", INDEX, primary_key=True, autoincrement=False),
     sa.Column("entry_id", sa.String(32), nullable=False, unique=True),
     sa.Column("recorded", Instant, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
@@ -58,7 +60,7 @@ for _name in SEARCH_COLUMNS:
 
 def _side(name: str, *columns: sa.Column[str]) -> sa.Table:
     """Rows that an entry has several of, each found by its own values and then newest first."""
-    owner = sa.Column("entry_index", _INDEX, sa.ForeignKey(entries.c.entry_index), primary_key=True)
+    owner = sa.Column("entry_index", INDEX, sa.ForeignKey(entries.c.entry_index), primary_key=True)
     table = sa.Table(name, metadata, owner, *columns, sqlite_with_rowid=False)
     sa.Index(None, *columns, table.c.entry_index)
     return table
@@ -80,10 +82,23 @@ source_failures = _side(
 ALL = (entries, entities, purposes, subtypes, source_failures)
 
 
+_KEPT = tuple(column.name for column in entries.columns if column.name not in ("body", "salt"))
+_ARCHIVED = (
+    "EXISTS (SELECT 1 FROM audit_archives WHERE OLD.entry_index BETWEEN first_index AND last_index) AND "
+    "NOT EXISTS (SELECT 1 FROM audit_holds WHERE audit_holds.person_id = OLD.person_id AND lifted IS NULL)"
+)
+_SQLITE_PURGE = (
+    f"NEW.body IS x'' AND NEW.salt IS x'' AND {' AND '.join(f'NEW.{name} IS OLD.{name}' for name in _KEPT)} AND "
+    f"OLD.recorded < date('now', '-6 years') AND {_ARCHIVED}"
+)
+
+
 def _sqlite_guards(table: sa.Table) -> list[str]:
     name = table.name
+    # Where the condition is neither true nor false, the change is refused.
+    unless = {"update": f" WHEN coalesce({_SQLITE_PURGE}, 0) = 0" if table is entries else "", "delete": ""}
     statements = [
-        f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb.upper()} ON {name} "
+        f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb.upper()} ON {name}{unless[verb]} "
         f"BEGIN SELECT RAISE(ABORT, '{name} only grows'); END"
         for verb in ("update", "delete")
     ]
@@ -113,10 +128,20 @@ _POSTGRESQL_NEXT = (
 )
 
 
+_POSTGRESQL_PURGE = (
+    "CREATE OR REPLACE FUNCTION audit_only_archived() RETURNS trigger LANGUAGE plpgsql AS $$ "
+    "BEGIN IF NEW.body = ''::bytea AND NEW.salt = ''::bytea AND "
+    f"({', '.join(f'NEW.{name}' for name in _KEPT)}) IS NOT DISTINCT FROM "
+    f"({', '.join(f'OLD.{name}' for name in _KEPT)}) AND OLD.recorded < now() - interval '6 years' AND {_ARCHIVED} "
+    "THEN RETURN NEW; END IF; "
+    "RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' only grows', ERRCODE = 'restrict_violation'; END $$"
+)
+
+
 def _postgresql_guards(table: sa.Table) -> list[str]:
     name = table.name
     statements = [
-        f"CREATE TRIGGER {name}_no_change BEFORE UPDATE OR DELETE ON {name} "
+        f"CREATE TRIGGER {name}_no_change BEFORE {'DELETE' if table is entries else 'UPDATE OR DELETE'} ON {name} "
         "FOR EACH ROW EXECUTE FUNCTION audit_only_grows()",
         f"CREATE TRIGGER {name}_no_truncate BEFORE TRUNCATE ON {name} "
         "FOR EACH STATEMENT EXECUTE FUNCTION audit_only_grows()",
@@ -124,7 +149,10 @@ def _postgresql_guards(table: sa.Table) -> list[str]:
     if table is not entries:
         return statements
     following = f"CREATE TRIGGER {name}_next BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION audit_next_entry()"
-    return [_POSTGRESQL_REFUSE, _POSTGRESQL_NEXT, *statements, following]
+    archived = (
+        f"CREATE TRIGGER {name}_purge BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION audit_only_archived()"
+    )
+    return [_POSTGRESQL_REFUSE, _POSTGRESQL_NEXT, _POSTGRESQL_PURGE, *statements, following, archived]
 
 
 SQLITE_GUARDS = tuple(statement for table in ALL for statement in _sqlite_guards(table))

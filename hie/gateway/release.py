@@ -258,7 +258,7 @@ class Release:
     def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
         """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
         attempt = _Attempt(self._audit, caller, "Patient lookup", request_id)
-        if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD):
+        if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD, Role.PRIVACY_OFFICER):
             attempt.refuse(Forbidden(f"The role {caller.role.value} may not search for patients."))
         found = self._candidates(caller, patient, limit)
         self._audit.record(*(attempt.search(c.person.id) for c in found)) if found else self._audit.record(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flask import current_app
 
+from hie.audit.accounting import Accounting
+from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
+from hie.audit.review import Review
+from hie.audit.statistics import LogStatistics
 from hie.consent.service import ConsentService
 from hie.core.clock import Clock
 from hie.core.config import Settings
@@ -33,6 +38,12 @@ class Services:
     consents: ConsentService
     audit: AuditLog
     release: Release
+    accounting: Accounting
+    review: Review
+    statistics: LogStatistics
+    health: LogHealth
+    own_person: Callable[[str], str | None]
+    """E-mail of a patient's account -> her person id, where the account is bound to one."""
     secret: bytes = field(repr=False)
     """Signs console sessions and paging cursors; the same in all workers."""
 
