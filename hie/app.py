@@ -8,6 +8,7 @@ import structlog
 from flask import Flask
 
 from hie.audit.log import AuditLog
+from hie.audit.seal import Seal
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -60,7 +61,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    audit_log = AuditLog(database, clock, settings.fhir_base)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings))
     members = Directory(database, clock, settings)
     identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
     consent_service = ConsentService(
