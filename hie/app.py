@@ -16,7 +16,19 @@ from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
-from hie.gateway.api import audit, consents, context, directory, health, identity, metadata, oauth, problems, records
+from hie.gateway.api import (
+    audit,
+    consents,
+    context,
+    directory,
+    health,
+    identity,
+    log,
+    metadata,
+    oauth,
+    problems,
+    records,
+)
 from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
@@ -37,6 +49,7 @@ BLUEPRINTS = (
     records.blueprint,
     consents.blueprint,
     audit.blueprint,
+    log.blueprint,
 )
 
 

@@ -281,6 +281,7 @@ def answer(
         restricted=restricted,
         break_glass_open=break_glass_open,
         issues=(),
+        receipts=(),
     )
 
 
