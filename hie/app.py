@@ -11,6 +11,7 @@ from hie.audit.accounting import Accounting
 from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
 from hie.audit.review import Review
+from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
 from hie.audit.thresholds import Thresholds
 from hie.consent import rules
@@ -30,6 +31,7 @@ from hie.gateway.api import (
     health,
     identity,
     link_changes,
+    log,
     matching,
     metadata,
     oauth,
@@ -61,6 +63,7 @@ BLUEPRINTS = (
     everything.blueprint,
     consents.blueprint,
     audit.blueprint,
+    log.blueprint,
 )
 
 
@@ -85,7 +88,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    audit_log = AuditLog(database, clock, settings.fhir_base)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings))
     members = Directory(database, clock, settings)
     index = MatchIndex(Model.load(), database.is_sqlite)
     identities = IdentityService(database, index, clock)

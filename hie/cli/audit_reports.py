@@ -14,6 +14,7 @@ import click
 from hie.audit.accounting import Accounting, Asked, ReportKind, read_event
 from hie.audit.log import AuditLog
 from hie.audit.report_formats import Format, render
+from hie.audit.seal import Seal
 from hie.core import schema
 from hie.core.clock import system_clock
 from hie.core.config import Settings
@@ -50,7 +51,7 @@ def opened() -> Iterator[Opened]:
         yield Opened(
             settings,
             database,
-            AuditLog(database, system_clock, settings.fhir_base),
+            AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings)),
             Directory(database, system_clock, settings),
             IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), system_clock),
         )

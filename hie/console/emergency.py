@@ -20,6 +20,7 @@ from hie.console.patient_search import Search, mistakes
 from hie.core.caller import Role
 from hie.core.ids import new_id
 from hie.gateway.api.context import request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.release import ChartAnswer, SourcesFailed
 from hie.gateway.services import current
 from hie.mpi.identity import Candidate, Person
@@ -99,6 +100,7 @@ def chart(person_id: str) -> ResponseReturnValue:
         )
     except SourcesFailed as failed:
         return _sources_failed(failed, person_id, back)
+    give(answer.receipts)
     return _chart_page(answer, person_id, back, time.monotonic() - started)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,8 +14,12 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSION = sa.table("alembic_version", sa.column("version_num", sa.String))
 
 
-def upgrade(database: Database) -> None:
-    """Bring the schema to the newest version, in one transaction."""
+Also = Callable[[sa.Connection, str | None], None]
+"""Called with the open transaction after an upgrade, and the version before it (None where there was nothing)."""
+
+
+def upgrade(database: Database, *, to: str = "head", also: Also = lambda _connection, _before: None) -> None:
+    """Bring the schema to the newest version, and the data with it, in one transaction."""
     # Imported here: a server asks for the version only, and Alembic would lengthen its start.
     from alembic import command
     from alembic.config import Config
@@ -23,15 +28,21 @@ def upgrade(database: Database) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS))
     with database.write() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        before = _revision(connection)
+        command.upgrade(config, to)
+        also(connection, before)
 
 
 def current_revision(database: Database) -> str | None:
     """The version the database is at; None for an empty one."""
     with database.read() as connection:
-        if not sa.inspect(connection).has_table(_VERSION.name):
-            return None
-        revision: str | None = connection.scalar(sa.select(_VERSION.c.version_num))
+        return _revision(connection)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(_VERSION.name):
+        return None
+    revision: str | None = connection.scalar(sa.select(_VERSION.c.version_num))
     return revision
 
 

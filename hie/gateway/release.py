@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from hie.audit.entry import Receipt
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
 from hie.audit.log import AuditLog
 from hie.consent.labels import contained_view, own_labels, views
@@ -120,6 +121,8 @@ class ChartAnswer:
     break_glass_open: bool
     issues: tuple[Resource, ...]
     """OperationOutcome issues: one per source that fell short, and the notice that records may be withheld."""
+    receipts: tuple[Receipt, ...]
+    """Of its entry in the disclosure log."""
 
     @property
     def complete(self) -> bool:
@@ -135,6 +138,14 @@ class ChartAnswer:
     def notices(self) -> tuple[str, ...]:
         """The sentences that go with the answer and are not about a failed source."""
         return tuple(i["diagnostics"] for i in self.issues if i["code"] == "suppressed")
+
+
+@dataclass(frozen=True)
+class ReadAnswer:
+    """One resource that was released, and the receipt of its entry in the disclosure log."""
+
+    resource: Resource
+    receipts: tuple[Receipt, ...]
 
 
 Keep = Callable[[Resource], bool]
@@ -214,7 +225,7 @@ class Release:
         entries, denials = self._decide(answers, policy, request)
         released = page([entry for entry in entries if keep(entry.resource)])
         patient = person.resource if with_patient else None
-        self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
         return ChartAnswer(
             person=person,
             entries=tuple(released),
@@ -222,9 +233,10 @@ class Release:
             restricted=restricts(policy),
             break_glass_open=self._break_glass_open(caller),
             issues=issues,
+            receipts=receipts,
         )
 
-    def read(self, caller: Caller, resource_type: str, gateway_id: str, *, query: str, request_id: str) -> Resource:
+    def read(self, caller: Caller, resource_type: str, gateway_id: str, *, query: str, request_id: str) -> ReadAnswer:
         """One resource by its gateway id.
 
         What is withheld and what never was are the same NotFound, after about the same time. Raises also SourcesFailed
@@ -252,8 +264,8 @@ class Release:
         self._pace.observe(member.id, time.monotonic() - started)
         if not entries:
             attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
-        self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
-        return entries[0].resource
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
+        return ReadAnswer(entries[0].resource, receipts)
 
     def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
         """People who may be the described patient, best first, for a clinician's search; audited per person shown."""

@@ -21,6 +21,7 @@ from hie.core.errors import BadRequest, Forbidden, HieError, NotFound, Unprocess
 from hie.core.fhir import Resource
 from hie.gateway.api import formats
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.golden import DATA_ABSENT_REASON, replaced
 from hie.mpi.identity import FeedResult, Identifier, PatientPage, PatientQuery, Person, SourceRecord
@@ -462,7 +463,7 @@ def record_shown(asking: Caller, asked: str, person_ids: Sequence[str], action: 
         )
         for person_id in (person_ids or (None,))
     ]
-    current().audit.record(*events)
+    give(current().audit.record(*events))
 
 
 def _asked(path: str) -> str:
