@@ -11,8 +11,10 @@ from hie.audit.accounting import Accounting
 from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
 from hie.audit.review import Review
+from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
 from hie.audit.thresholds import Thresholds
+from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -20,7 +22,22 @@ from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
-from hie.gateway.api import audit, consents, context, directory, health, identity, metadata, oauth, problems, records
+from hie.gateway.api import (
+    audit,
+    consents,
+    context,
+    directory,
+    everything,
+    health,
+    identity,
+    link_changes,
+    log,
+    matching,
+    metadata,
+    oauth,
+    problems,
+    records,
+)
 from hie.gateway.authority import Authority
 from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
@@ -32,6 +49,7 @@ from hie.gateway.transport import Transport
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
+from hie.mpi.stewardship import Stewardship
 
 BLUEPRINTS = (
     health.blueprint,
@@ -39,9 +57,13 @@ BLUEPRINTS = (
     oauth.blueprint,
     directory.blueprint,
     identity.blueprint,
+    matching.blueprint,
+    link_changes.blueprint,
     records.blueprint,
+    everything.blueprint,
     consents.blueprint,
     audit.blueprint,
+    log.blueprint,
 )
 
 
@@ -66,15 +88,17 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    audit_log = AuditLog(database, clock, settings.fhir_base)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings))
     members = Directory(database, clock, settings)
-    identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
+    index = MatchIndex(Model.load(), database.is_sqlite)
+    identities = IdentityService(database, index, clock)
     consent_service = ConsentService(
         database,
         clock,
         settings.consent_default.value,
         lambda: {m.id: m.consent_default for m in members.members() if m.consent_default},
         lambda: frozenset(m.id for m in members.members() if m.part2),
+        rules=rules.load(settings.consent_rules, settings.home),
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
@@ -96,6 +120,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         authority=Authority(database, clock, settings, members, audit_log, lambda: master_key.derive("access-tokens")),
         identity=identities,
+        stewardship=Stewardship(database, index, clock),
         consents=consent_service,
         audit=audit_log,
         release=release,

@@ -20,6 +20,7 @@ from hie.audit.entry import Entry, commitment, leaf_bytes
 from hie.audit.merkle import leaf_hash
 from hie.audit.query import ENTRY, entry_of
 from hie.audit.tables import entries
+from hie.core.clock import instant
 
 _KEPT_PROBLEMS = 20
 
@@ -112,5 +113,5 @@ def _mistakes(entry: Entry) -> Sequence[str]:
         return [f"The leaf of entry {entry.index} was changed."]
     if entry.archived:
         return []
-    leaf = leaf_bytes(entry.entry_id, entry.recorded, entry.kind, commitment(entry.salt, entry.body))
+    leaf = leaf_bytes(entry.entry_id, instant(entry.recorded), entry.kind, commitment(entry.salt, entry.body))
     return [] if leaf == entry.leaf else [f"Entry {entry.index} is not what its leaf commits to."]

@@ -20,7 +20,7 @@ import orjson
 from hie.audit import report_pdf
 from hie.audit.accounting import Report, Value
 from hie.audit.entry import Entry
-from hie.audit.retention import archive_line
+from hie.audit.proved import entry_line
 from hie.core.clock import instant
 from hie.core.fhir import Resource
 
@@ -63,11 +63,17 @@ What is in this archive
 
 report.pdf, report.csv, report.json   the report
 bundle.fhir.json                      its log entries as FHIR R4 AuditEvents (IHE BALP)
-entries.ndjson                        the same entries as the log holds them, a line each: index, leaf, salt and body
+entries.ndjson                        the same entries as the log holds them, a line each: index, leaf, salt, body, proof
+proofs/INDEX.tlog-proof               each entry's proof by itself (c2sp.org/tlog-proof)
+log.vkey                              the log's public keys; better, take them from somebody else
 manifest.json                         SHA-256 of every file, what was asked, and whether the report is complete
 
-Each leaf of entries.ndjson (base64) is canonical JSON whose `commit` is the hexadecimal SHA-256 of salt and body, one
-after the other; SHA-256 of a zero byte and the leaf is the leaf's hash in the log's tree (RFC 6962).
+To check a proof offline, with the verifier of the exchange (one file, Python and `cryptography`):
+
+    verify_log.py proofs/INDEX.tlog-proof --key log.vkey
+
+To check a body: the leaf of entries.ndjson is canonical JSON whose `commit` is the hexadecimal SHA-256 of salt and body,
+one after the other; SHA-256 of a zero byte and the leaf is the leaf's hash in the log's tree (RFC 6962).
 """
 
 
@@ -139,7 +145,7 @@ def _cell(value: Value) -> str:
 def _zip(report: Report, proofs: Proofs | None) -> bytes:
     files = {f"report.{FORMS[form].ending}": render(report, form) for form in (Format.PDF, Format.CSV, Format.JSON)}
     files["bundle.fhir.json"] = to_bundle(report)
-    files["entries.ndjson"] = b"".join(map(archive_line, report.entries))
+    files["entries.ndjson"] = b"".join(map(entry_line, report.entries))
     files["README.txt"] = _READ_ME.encode()
     files |= proofs(report.entries) if proofs else {}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}

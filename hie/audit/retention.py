@@ -1,8 +1,8 @@
 """Retention: what is older than the time that the law asks for moves to an archive, unless a legal hold stands.
 
 Documentation is kept six years at least (45 CFR 164.316 (b)(2)(i)), and an accounting reaches back as far. Nothing goes
-by itself: `hie audit archive` first writes the entries to a file, reads the file again and holds it against the leaves,
-and only then empties body and salt in the log. Index, time, search columns and leaf stay, so the tree verifies as ever,
+by itself: `hie audit archive` first writes the entries to a file with their proofs (`proved.py`), reads the file again
+and holds it against the log, and only then empties body and salt. Index, time, search columns and leaf stay, so the tree verifies as ever,
 and an archived entry proves itself: its salt and body give the commitment in the leaf. The guard of the log lets
 nothing else happen (`tables.py`): not before six years, not without an archive, not under a hold.
 
@@ -11,7 +11,6 @@ Every hold and archive is an entry of the log.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,14 +19,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-import orjson
 import sqlalchemy as sa
 
 from hie.audit.accounting import years_before
-from hie.audit.entry import Entry, commitment, leaf_bytes
+from hie.audit.entry import Entry
 from hie.audit.event import Event, Kind, Outcome
 from hie.audit.log import AuditLog
-from hie.audit.merkle import leaf_hash
+from hie.audit.proved import NotProved, Prover, proved_entries
 from hie.audit.query import ENTRY, entry_of
 from hie.audit.suspensions import Suspension, suspend
 from hie.audit.tables import entries
@@ -130,11 +128,11 @@ class Retention:
 
     # -- archives
 
-    def archive(self, path: Path, caller: Caller | None, request_id: str, *, checkpoint: bytes = b"") -> Archived:
+    def archive(self, path: Path, caller: Caller | None, request_id: str) -> Archived:
         """Write what is past its time to `path`, check the file, and only then empty the bodies.
 
-        `checkpoint` is kept beside the file. Raises Conflict where the file is there already, or is not what was to
-        be written; then nothing is emptied. What a run leaves over, the next one finds.
+        Raises Conflict where the file is there already, or is not what was to be written; then nothing is emptied.
+        What a run leaves over, the next one finds.
         """
         if path.exists():
             raise Conflict(f"{path} is there already; an archive is never overwritten.")
@@ -146,21 +144,24 @@ class Retention:
         if not due:
             return Archived(0, len(old), "")
         digest = self._write(path, due)
-        if checkpoint:
-            path.with_name(path.name + ".checkpoint").write_bytes(checkpoint)
         self._check(path, due, digest)
         self._empty(due, digest, caller, request_id)
         return Archived(len(due), len(old) - len(due), digest)
 
     def check(self, path: Path) -> int:
-        """The number of entries of an archive file, each proved by its leaf in the log; raises Conflict otherwise."""
+        """The number of entries of an archive, each proved by its checkpoint and by the log; raises Conflict."""
         number = 0
-        for lines in _pages(_lines(path)):
-            with self._database.read() as connection:
-                held = _leaves(connection, [line.index for line in lines])
-            for line in lines:
-                _require(line.proves(held.get(line.index)), f"Entry {line.index} of {path} is not what the log has.")
-            number += len(lines)
+        with path.open("rb") as file:
+            try:
+                for proved in _pages(proved_entries(file, self._audit.evidence)):
+                    with self._database.read() as connection:
+                        held = _leaves(connection, [one.index for one in proved])
+                    for one in proved:
+                        if held.get(one.index) != one.leaf_hash:
+                            raise NotProved(f"has another entry {one.index} than the log")
+                    number += len(proved)
+            except NotProved as wrong:
+                raise Conflict(f"{path} {wrong}.") from None
         return number
 
     def _kept(self, connection: sa.Connection) -> _Kept:
@@ -172,17 +173,21 @@ class Retention:
     def _write(self, path: Path, due: Sequence[int]) -> str:
         """The digest of the file, once it is on the disk."""
         digest = hashlib.sha256()
+        prover = Prover(self._audit.evidence)
         with path.open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
-            for indexes in _pages(due):
-                with self._database.read() as connection:
-                    for entry in _entries(connection, indexes):
-                        line = archive_line(entry)
-                        digest.update(line)
-                        file.write(line)
+            for block in self._blocks(prover, due):
+                digest.update(block)
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
         return digest.hexdigest()
+
+    def _blocks(self, prover: Prover, due: Sequence[int]) -> Iterator[bytes]:
+        yield prover.head()
+        for indexes in _pages(due):
+            with self._database.read() as connection:
+                yield from prover.lines(connection, list(_entries(connection, indexes)))
 
     def _check(self, path: Path, due: Sequence[int], digest: str) -> None:
         read_again = hashlib.sha256()
@@ -225,44 +230,10 @@ def emptied_without_archive(connection: sa.Connection) -> list[int]:
     return list(connection.scalars(found))
 
 
-def archive_line(entry: Entry) -> bytes:
-    """One entry in an archive or an export: index, and leaf, salt and body in base64."""
-    raw = {"leaf": entry.leaf, "salt": entry.salt, "body": entry.body}
-    encoded = {name: base64.b64encode(content).decode() for name, content in raw.items()}
-    return orjson.dumps({"index": entry.index, **encoded}) + b"\n"
-
-
 @dataclass(frozen=True)
 class _Kept:
     person_ids: frozenset[str]
     indexes: frozenset[int]
-
-
-@dataclass(frozen=True)
-class _Line:
-    """One line of an archive, read back."""
-
-    index: int
-    leaf: bytes
-    salt: bytes
-    body: bytes
-
-    def proves(self, held: bytes | None) -> bool:
-        """Whether salt and body give the leaf, and the leaf the hash that the log has."""
-        leaf = orjson.loads(self.leaf)
-        recorded = datetime.fromisoformat(leaf["time"])
-        made = leaf_bytes(leaf["id"], recorded, leaf["kind"], commitment(self.salt, self.body))
-        return made == self.leaf and leaf_hash(self.leaf) == held
-
-
-def _lines(path: Path) -> Iterator[_Line]:
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                line = orjson.loads(raw)
-                yield _Line(line["index"], *(base64.b64decode(line[name]) for name in ("leaf", "salt", "body")))
-            except (ValueError, KeyError, TypeError):
-                raise Conflict(f"Line {number} of {path} is no entry of a log.") from None
 
 
 def _pages(values: Iterable[T]) -> Iterator[list[T]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,9 +16,11 @@ import click
 from hie.audit.accounting import Accounting, Asked, ReportKind, read_event
 from hie.audit.cases import Case, Item
 from hie.audit.log import AuditLog
+from hie.audit.proved import proofs_for
 from hie.audit.report_formats import Format, render
 from hie.audit.retention import Retention
 from hie.audit.review import Review
+from hie.audit.seal import Seal
 from hie.audit.suspensions import Suspension
 from hie.audit.thresholds import Thresholds
 from hie.audit.words import count
@@ -59,7 +62,7 @@ def opened() -> Iterator[Opened]:
         yield Opened(
             settings,
             database,
-            AuditLog(database, system_clock, settings.fhir_base),
+            AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings)),
             Directory(database, system_clock, settings),
             IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), system_clock),
         )
@@ -109,7 +112,8 @@ def report(
                 descending=descending,
             )
         )
-        content = render(made, Format(form))
+        evidence = exchange.audit.evidence
+        content = render(made, Format(form), proofs=partial(proofs_for, exchange.database, evidence))
         exchange.audit.record(*read_event(made, form, None, new_id()))
         exchange.audit.close()
     if output:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 
 from flask import Blueprint, Response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from hie.audit.accounting import FIELDS, Asked, Report, ReportKind, Subject, read_event
+from hie.audit.proved import proofs_for
 from hie.audit.report_formats import FORMS, Format, file_name, render
 from hie.console import people
 from hie.console.protection import limiter
@@ -87,8 +89,10 @@ def make() -> ResponseReturnValue:
 
 def hand_out(report: Report, form: Format) -> Response:
     """The report as a file, once the log has it that it was handed out."""
-    content = render(report, form)
-    current().audit.record(*read_event(report, form.value, people.caller(), request_id()))
+    services = current()
+    proofs = partial(proofs_for, services.database, services.audit.evidence)
+    content = render(report, form, proofs=proofs)
+    services.audit.record(*read_event(report, form.value, people.caller(), request_id()))
     response = Response(content, mimetype=FORMS[form].media_type)
     response.headers["Content-Disposition"] = f'attachment; filename="{file_name(report, form)}"'
     return response

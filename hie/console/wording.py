@@ -123,6 +123,11 @@ def listing(names: list[str]) -> str:
     return names[0] if len(names) == 1 else " and ".join((", ".join(names[:-1]), names[-1])) if names else ""
 
 
+def seconds(duration: float) -> str:
+    """`0.42 seconds`; what rounds to nothing is `under 0.01 seconds`."""
+    return "under 0.01 seconds" if duration < 0.01 else f"{duration:.2f} seconds"
+
+
 def count(number: int, noun: str) -> str:
     """`1 record`, `2 records`."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

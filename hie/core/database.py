@@ -7,7 +7,7 @@ anything that changes rows, `Database.read()` otherwise. On SQLite a writing tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ metadata = sa.MetaData(naming_convention=NAMING)
 """All tables of the exchange; each package declares its own in its `tables.py`."""
 
 BUSY_TIMEOUT_SECONDS = 30
+_AFTER_COMMIT = "hie_after_commit"
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -80,8 +81,12 @@ class Database:
         with self.engine.connect() as connection:
             if self.is_sqlite:
                 connection = connection.execution_options(hie_immediate=True)
+            waiting: dict[object, Callable[[], None]] = {}
+            connection.info[_AFTER_COMMIT] = waiting
             with connection.begin():
                 yield connection
+            for call in waiting.values():
+                call()
 
     def dispose_inherited(self) -> None:
         """Forget connections opened before a fork, without closing the parent's sockets."""
@@ -89,6 +94,20 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def after_commit(connection: sa.Connection, key: object, call: Callable[[], None]) -> None:
+    """Call once the transaction of `Database.write()` that this connection is in is durable; never if it is undone.
+
+    A second call under the same key takes the place of the first.
+    """
+    connection.info[_AFTER_COMMIT][key] = call
+
+
+def awaiting_commit(connection: sa.Connection, key: object) -> Callable[[], None] | None:
+    """What this transaction will call under a key, if anything."""
+    waiting: dict[object, Callable[[], None]] = connection.info[_AFTER_COMMIT]
+    return waiting.get(key)
 
 
 def _sqlite_engine(url: str) -> sa.Engine:

@@ -18,8 +18,10 @@ from hie.core.config import Settings
 from hie.core.database import Database
 from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
+from hie.gateway.governance import Governance
 from hie.gateway.release import Release
 from hie.mpi.identity import IdentityService
+from hie.mpi.stewardship import Stewardship
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Services:
     directory: Directory
     authority: Authority
     identity: IdentityService
+    stewardship: Stewardship
     consents: ConsentService
     audit: AuditLog
     release: Release
@@ -43,6 +46,11 @@ class Services:
     """E-mail of a patient's account -> her person id, where the account is bound to one."""
     secret: bytes = field(repr=False)
     """Signs console sessions and paging cursors; the same in all workers."""
+
+    @property
+    def governance(self) -> Governance:
+        """Consent's questions about a caller and a person."""
+        return Governance(directory=self.directory, identity=self.identity, consents=self.consents, clock=self.clock)
 
 
 def current() -> Services:

@@ -1,38 +1,42 @@
 """Reports as files: what a spreadsheet, a program, a verifier and a reader on paper get."""
 
-import base64
 import csv
 import hashlib
 import io
 import json
 import zipfile
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import rfc8785
 
 from hie.audit.accounting import Accounting, Asked, ReportKind, Subject
+from hie.audit.checkpoint import Proof
 from hie.audit.event import Released
 from hie.audit.log import AuditLog
 from hie.audit.merkle import leaf_hash
+from hie.audit.note import VerifierKey
+from hie.audit.proved import proofs_for, proved_entries
 from hie.audit.report_formats import FORMS, Format, file_name, render
 from hie.core import fhir
 from tests.audit.pdf_text import text_of
-from tests.audit.samples import BASE, caller, disclosure
+from tests.audit.samples import BASE, caller, disclosure, seal
 
 MARTA = Subject("person-1", ("person-1",), "Marta Lindqvist")
 
 
 @pytest.fixture
-def made(sqlite_database, clock):
+def made(sqlite_database, clock, tmp_path):
     """A report about `disclosures` at the clock's time."""
-    log = AuditLog(sqlite_database, clock, BASE)
+    log = AuditLog(sqlite_database, clock, BASE, seal(tmp_path))
 
     def make(*disclosures, kind=ReportKind.ACCOUNTING, subject=MARTA):
         log.record(*disclosures)
         clock.forward(days=1)
         return Accounting(sqlite_database, clock).report(Asked(kind, (subject,)))
 
+    make.log = log
     yield make
     log.close()
 
@@ -99,10 +103,24 @@ def test_the_zip_proves_itself(made):
     lines = [json.loads(line) for line in archive.read("entries.ndjson").splitlines()]
     assert [line["index"] for line in lines] == [0, 2]
     for line, entry in zip(lines, report.entries, strict=True):
-        leaf, salt, body = (base64.b64decode(line[name]) for name in ("leaf", "salt", "body"))
+        leaf, salt, body = line["leaf"].encode(), bytes.fromhex(line["salt"]), line["body"].encode()
         assert json.loads(leaf)["commit"] == hashlib.sha256(salt + body).hexdigest()
         assert leaf_hash(leaf) == entry.leaf_hash
         assert body == rfc8785.dumps(json.loads(body))
+
+
+def test_the_zip_has_a_proof_for_each_entry_that_an_outsider_can_follow(made, sqlite_database):
+    report = made(*(disclosure() for _ in range(5)), disclosure("person-2"))
+    proofs = partial(proofs_for, sqlite_database, made.log.evidence)
+    archive = zipfile.ZipFile(io.BytesIO(render(report, Format.ZIP, proofs=proofs)))
+    assert json.loads(archive.read("manifest.json"))["proofs"] is True
+    proved = list(proved_entries(archive.read("entries.ndjson").splitlines(), made.log.evidence))
+    assert [(one.index, one.leaf_hash) for one in proved] == [(e.index, e.leaf_hash) for e in report.entries]
+    for entry in report.entries:
+        receipt = Proof.parse(archive.read(f"proofs/{entry.index}.tlog-proof"))
+        receipt.require_included()
+        receipt.signed.require_signer([VerifierKey.parse(archive.read("log.vkey").decode().strip())])
+        assert receipt.leaf == entry.leaf
 
 
 def test_the_same_report_gives_the_same_bytes(made):

@@ -136,7 +136,7 @@ def test_deleting_stays_refused_for_what_is_archived(database, aged):
 def test_old_bodies_go_to_the_file_and_out_of_the_log_and_prove_themselves(database, aged, retention, tmp_path):
     before = {index: aged.entry(index) for index in range(6)}
     path = tmp_path / "log-2018.ndjson"
-    done = retention.archive(path, None, "r-1", checkpoint=b"hie.example\n4\n")
+    done = retention.archive(path, None, "r-1")
     assert (done.entries, done.held) == (4, 0)
     assert bodies(database) == {0: False, 1: False, 2: False, 3: False, 4: True, 5: True, 6: True}
     for index in range(4):
@@ -148,10 +148,12 @@ def test_old_bodies_go_to_the_file_and_out_of_the_log_and_prove_themselves(datab
             before[index].kind,
         )
         assert leaf_hash(after.leaf) == after.leaf_hash
-    assert [line["index"] for line in lines(path)] == [0, 1, 2, 3]
+    head, *written = lines(path)
+    assert head["checkpoint"].startswith("hie.example/log\n6\n")
+    assert [line["index"] for line in written] == [0, 1, 2, 3]
     assert retention.check(path) == 4
     assert path.stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / "log-2018.ndjson.checkpoint").read_bytes() == b"hie.example\n4\n"
+    aged.check()
     noted = aged.entry(6)
     assert noted.kind == "retention"
     assert done.sha256 in noted.body.decode()
@@ -221,19 +223,30 @@ def test_a_longer_retention_is_kept_and_a_shorter_one_is_not_possible(database, 
     assert Retention(database, clock, aged, lambda p: (p,), years=1).archive(tmp_path / "b", None, "r").entries == 0
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "torn"])
+@pytest.mark.parametrize("damage", ["torn", "body", "salt", "swapped", "moved", "proof", "head", "other log", "empty"])
 def test_an_archive_that_was_changed_does_not_pass(aged, retention, tmp_path, damage):
     path = tmp_path / "a.ndjson"
     retention.archive(path, None, "r")
+    assert retention.check(path) == 4
     written = lines(path)
+    head, first, second, *_ = written
+    if damage == "body":
+        second["body"] = second["body"].replace("Rosa", "Nobo")
+    elif damage == "salt":
+        del second["salt"]
+    elif damage == "swapped":
+        first["leaf"], second["leaf"] = second["leaf"], first["leaf"]
+    elif damage == "moved":
+        second["index"] = 3
+    elif damage == "proof":
+        second["proof"] = first["proof"]
+    elif damage == "head":
+        head["checkpoint"] = head["checkpoint"].replace("\n6\n", "\n5\n")
+    elif damage == "other log":
+        head["format"] = "hie-log-export@v1"
+    path.write_text("".join(json.dumps(line) + "\n" for line in written) if damage != "empty" else "")
     if damage == "torn":
         path.write_bytes(path.read_bytes()[:-40])
-    elif damage == "changed":
-        written[1]["salt"], written[2]["salt"] = written[2]["salt"], written[1]["salt"]
-    else:
-        del written[0]["body"]
-    if damage != "torn":
-        path.write_text("".join(json.dumps(line) + "\n" for line in written))
     with pytest.raises(Conflict):
         retention.check(path)
 

@@ -289,6 +289,7 @@ def answer(
         restricted=restricted,
         break_glass_open=break_glass_open,
         issues=(),
+        receipts=(),
     )
 
 

@@ -227,6 +227,13 @@ def test_silence_is_never_shown_as_no_allergies(physician: Visitor, console: Con
     assert "None reported by the organizations that answered; Willow Nursing Home did not answer in full." in words
 
 
+def test_no_count_tells_what_is_withheld(physician: Visitor, console: Console) -> None:
+    console.release.answer = answer(entry(LAKESIDE, allergy("Latex")), sources=(status(LAKESIDE, count=7),))
+    words = text_of(physician.get("/emergency/people/p-marta").text)
+    assert "Lakeside Family Practice L-20417 answered, 1 record shown, 0.08 seconds" in words
+    assert "7 record" not in words
+
+
 def test_an_answer_of_which_all_may_be_withheld_says_so(physician: Visitor, console: Console) -> None:
     console.release.answer = answer(sources=(), restricted=True)
     words = text_of(physician.get("/emergency/people/p-marta").text)

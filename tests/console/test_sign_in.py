@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hie.audit.event import Kind, Outcome
+from hie.core.errors import AuditUnavailable
 from hie.gateway.directory import User
 from tests.console.conftest import Visitor
 from tests.console.fakes import (
@@ -25,10 +26,10 @@ from tests.console.fakes import (
 As = Callable[[User], Visitor]
 
 
-def test_the_first_page_is_the_sign_in_form_and_home_afterwards(visitor: Visitor) -> None:
+def test_the_first_page_is_the_sign_in_form_and_then_the_one_page_of_the_role(visitor: Visitor) -> None:
     assert "Password" in visitor.get("/").text
     response = visitor.sign_in(PHYSICIAN)
-    assert (response.status_code, response.location) == (303, "/")
+    assert (response.status_code, response.location) == (303, "/emergency")
     assert "Dr. Rosa Ortiz" in visitor.get("/").text
 
 
@@ -54,6 +55,22 @@ def test_sign_ins_and_failures_are_in_the_audit_log(visitor: Visitor, console: C
     assert (entered.caller.user_id, entered.caller.organization) == (PHYSICIAN.email, "harbor")
     assert left.description == "Signed out"
     assert entered.request_id
+
+
+def test_without_an_audit_entry_nobody_is_in_and_everybody_gets_out(
+    visitor: Visitor, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object) -> None:
+        raise AuditUnavailable
+
+    visitor.sign_in(ADMINISTRATOR)
+    monkeypatch.setattr(console.audit, "record", unavailable)
+    assert visitor.post("/sign-out").status_code == 503
+    assert visitor.get("/members").status_code == 303
+    response = visitor.sign_in(PHYSICIAN)
+    assert response.status_code == 503
+    assert "Not available just now" in response.text
+    assert visitor.get("/emergency").status_code == 303
 
 
 def test_what_is_typed_as_email_is_kept_only_if_it_names_a_user(visitor: Visitor, console: Console) -> None:
@@ -117,7 +134,7 @@ def test_the_wanted_page_opens_after_signing_in(visitor: Visitor) -> None:
     ],
 )
 def test_no_redirect_leaves_the_console(visitor: Visitor, elsewhere: str) -> None:
-    assert visitor.sign_in(PHYSICIAN, next=elsewhere).location == "/"
+    assert visitor.sign_in(PHYSICIAN, next=elsewhere).location == "/emergency"
     assert visitor.get("/sign-in", query_string={"next": elsewhere}).location == "/"
 
 

@@ -13,6 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
 from hie.audit.log import AuditLog
+from hie.audit.seal import Seal
 from hie.core.config import Environment, Settings
 from hie.core.database import Database
 from hie.gateway.authority import ASSERTION_TYPE, Authority
@@ -130,7 +131,7 @@ class Exchange:
         self.settings = settings(home, development=development)
         self.database = database
         self.directory = Directory(database, self.clock, self.settings)
-        self.audit = AuditLog(database, self.clock, self.settings.fhir_base)
+        self.audit = AuditLog(database, self.clock, self.settings.fhir_base, Seal.of(self.settings))
         self.authority = Authority(database, self.clock, self.settings, self.directory, self.audit, lambda: SECRET)
 
     def assertion(

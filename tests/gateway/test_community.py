@@ -19,7 +19,7 @@ from hie.gateway.directory import Directory
 from hie.mpi.identity import Identifier, IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
-from tests.audit.samples import BASE, Clock, caller, disclosure
+from tests.audit.samples import BASE, Clock, caller, disclosure, seal
 from tests.gateway.outside import manifest, settings
 
 LAKESIDE, MEADOW = "urn:oid:2.999.1.1", "urn:oid:2.999.1.2"
@@ -35,7 +35,7 @@ class Exchange:
         self.directory.apply(manifest())
         self.identity = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), self.clock)
         self.community = ExchangeCommunity(database, self.directory)
-        self.log = AuditLog(database, self.clock, BASE)
+        self.log = AuditLog(database, self.clock, BASE, seal(home))
         self.review = Review(database, self.clock, self.log, self.community)
 
     def feed(self, value: str, family: str, given: str, system: str = LAKESIDE, **more: Any) -> str:

@@ -17,6 +17,7 @@ from hie.core.caller import Caller, Role
 from hie.core.errors import Forbidden, NotAcceptable, NotFound
 from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.identity import Identifier
 
@@ -88,19 +89,18 @@ def _record(
     entities: tuple[str, ...] = (),
     kind: Kind = Kind.LOG_READ,
 ) -> None:
-    current().audit.record(
-        Event(
-            kind=kind,
-            outcome=outcome,
-            action=action,
-            caller=asking,
-            person_id=person_id,
-            query=_request_line(),
-            request_id=request_id(),
-            description=description,
-            entities=entities,
-        )
+    event = Event(
+        kind=kind,
+        outcome=outcome,
+        action=action,
+        caller=asking,
+        person_id=person_id,
+        query=_request_line(),
+        request_id=request_id(),
+        description=description,
+        entities=entities,
     )
+    give(current().audit.record(event))
 
 
 def _request_line() -> str:
