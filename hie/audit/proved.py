@@ -1,8 +1,8 @@
 """Entries outside of the log, each with its proof: lines of an archive, files of a report's zip.
 
-The first line of such a file names its form and holds the checkpoint that all proofs lead to, and the log's public keys;
-every other line is an entry as an export has it (`hie audit export`): index, leaf, salt and body as they were hashed, and
-the inclusion proof in base 64. Other than in an export, indexes may be left out.
+The first line of such a file names its form and holds the checkpoint that all proofs lead to, and the log's public
+keys; every other line is an entry as an export has it (`hie audit export`): index, leaf, salt and body as they were
+hashed, and the inclusion proof in base 64. Other than in an export, indexes may be left out.
 """
 
 from __future__ import annotations
@@ -74,14 +74,11 @@ def proofs_for(database: Database, evidence: Evidence, entries: Sequence[Entry])
     with database.read() as connection:
         together = prover.head() + b"".join(prover.lines(connection, entries))
         receipts = {f"proofs/{index}.tlog-proof": raw for index, raw in prover.receipts(connection, entries)}
-    return {
-        "entries.ndjson": together,
-        "log.vkey": "".join(f"{k}\n" for k in evidence.public_keys()).encode(),
-        **receipts,
-    }
+    keys = "".join(f"{key}\n" for key in evidence.public_keys()).encode()
+    return {"entries.ndjson": together, "log.vkey": keys, **receipts}
 
 
-def entry_line(entry: Entry, proof: Sequence[bytes] = ()) -> bytes:
+def entry_line(entry: Entry, proof: Sequence[bytes] | None = None) -> bytes:
     """One entry, with its proof where there is one."""
     content: dict[str, Any] = {
         "index": entry.index,
@@ -89,7 +86,7 @@ def entry_line(entry: Entry, proof: Sequence[bytes] = ()) -> bytes:
         "salt": entry.salt.hex(),
         "body": entry.body.decode(),
     }
-    return _line({**content, "proof": [encode(one) for one in proof]} if proof or entry.index == 0 else content)
+    return _line(content if proof is None else {**content, "proof": [encode(one) for one in proof]})
 
 
 def proved_entries(lines: Iterable[bytes], evidence: Evidence) -> Iterator[ProvedEntry]:

@@ -63,7 +63,7 @@ What is in this archive
 
 report.pdf, report.csv, report.json   the report
 bundle.fhir.json                      its log entries as FHIR R4 AuditEvents (IHE BALP)
-entries.ndjson                        the same entries as the log holds them, a line each: index, leaf, salt, body, proof
+entries.ndjson                        the same entries as the log holds them, a line each, with their proofs
 proofs/INDEX.tlog-proof               each entry's proof by itself (c2sp.org/tlog-proof)
 log.vkey                              the log's public keys; better, take them from somebody else
 manifest.json                         SHA-256 of every file, what was asked, and whether the report is complete
@@ -72,8 +72,8 @@ To check a proof offline, with the verifier of the exchange (one file, Python an
 
     verify_log.py proofs/INDEX.tlog-proof --key log.vkey
 
-To check a body: the leaf of entries.ndjson is canonical JSON whose `commit` is the hexadecimal SHA-256 of salt and body,
-one after the other; SHA-256 of a zero byte and the leaf is the leaf's hash in the log's tree (RFC 6962).
+To check a body: the leaf in entries.ndjson is canonical JSON whose `commit` is the hexadecimal SHA-256 of salt and
+body, one after the other; SHA-256 of a zero byte and the leaf is the leaf's hash in the log's tree (RFC 6962).
 """
 
 

@@ -2,9 +2,9 @@
 
 Documentation is kept six years at least (45 CFR 164.316 (b)(2)(i)), and an accounting reaches back as far. Nothing goes
 by itself: `hie audit archive` first writes the entries to a file with their proofs (`proved.py`), reads the file again
-and holds it against the log, and only then empties body and salt. Index, time, search columns and leaf stay, so the tree verifies as ever,
-and an archived entry proves itself: its salt and body give the commitment in the leaf. The guard of the log lets
-nothing else happen (`tables.py`): not before six years, not without an archive, not under a hold.
+and holds it against the log, and only then empties body and salt. Index, time, search columns and leaf stay, so the
+tree verifies as ever, and an archived entry proves itself: its salt and body give the commitment in the leaf. The guard
+of the log lets nothing else happen (`tables.py`): not before six years, not without an archive, not under a hold.
 
 Every hold and archive is an entry of the log.
 """

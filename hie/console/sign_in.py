@@ -111,7 +111,7 @@ def sign_in() -> ResponseReturnValue:
         raise
     wanted = _local(request.form.get("next"))
     pages = pages_of(user)
-    if wanted == url_for("console.home") and len(pages) == 1:
+    if wanted == url_for("console.home") and (len(pages) == 1 or user.role is Role.CLINICIAN):
         return redirect(url_for(pages[0].endpoint), 303)  # nobody in a hurry needs a menu of one
     return redirect(wanted, 303)
 
