@@ -27,6 +27,7 @@ from hie.audit.event import Event, Kind, Outcome
 from hie.audit.log import AuditLog
 from hie.audit.proved import NotProved, Prover, proved_entries
 from hie.audit.query import ENTRY, entry_of
+from hie.audit.review import uncollected
 from hie.audit.suspensions import Suspension, suspend
 from hie.audit.tables import entries
 from hie.audit.tables_officer import archives, cases, holds, items
@@ -165,10 +166,12 @@ class Retention:
         return number
 
     def _kept(self, connection: sa.Connection) -> _Kept:
-        """Who is under a hold, by every id, and which entries an open case is about."""
+        """Who is under a hold, by every id, and which entries are still to be reviewed."""
         held = {same for hold in _holds(connection) for same in (hold.person_id, *self._persons(hold.person_id))}
         open_items = sa.select(items.c.entries).join(cases).where(cases.c.status != "closed")
-        return _Kept(frozenset(held), frozenset(i for row in connection.scalars(open_items) for i in row))
+        unfiled = connection.scalars(uncollected().with_only_columns(entries.c.entry_index))
+        wanted = {index for row in connection.scalars(open_items) for index in row}
+        return _Kept(frozenset(held), frozenset(wanted.union(unfiled)))
 
     def _write(self, path: Path, due: Sequence[int]) -> str:
         """The digest of the file, once it is on the disk."""

@@ -84,7 +84,7 @@ class Review:
         """Put every break-glass entry that has no case into one; the number of those found."""
         with self._database.write() as connection:
             _one_at_a_time(connection)
-            waiting = [read(entry_of(row)) for row in connection.execute(_uncollected())]
+            waiting = [read(entry_of(row)) for row in connection.execute(uncollected())]
             for access in waiting:
                 item = _break_glass_item(access)
                 _file(connection, item, _Actor.of(access), break_glass=True, now=self._clock())
@@ -278,7 +278,7 @@ def _one_at_a_time(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
 
 
-def _uncollected() -> sa.Select[Any]:
+def uncollected() -> sa.Select[Any]:
     """Break-glass entries that no case has."""
     taken = sa.select(items.c.key).where(
         items.c.key == sa.literal(f"{Rule.BREAK_GLASS.value}:") + sa.cast(entries.c.entry_index, sa.String)

@@ -203,16 +203,17 @@ def test_a_suspension_is_not_among_the_persons_own_entries(database, aged, reten
 
 def test_what_an_open_case_is_about_stays(database, log, clock, retention, tmp_path):
     review = Review(database, clock, log, FakeCommunity())
-    log.record(disclosure("person-3", caller=GLASS), disclosure("person-3"))
-    review.collect()
-    (case,) = review.queue()
+    log.record(disclosure("person-3", caller=GLASS), disclosure("person-3"), disclosure("person-4", caller=GLASS))
     clock.now = TODAY
     assert retention.archive(tmp_path / "a.ndjson", None, "r").entries == 1
-    assert bodies(database)[0]
+    assert list(bodies(database).values())[:3] == [True, False, True]  # nobody has opened the queue yet
+    review.collect()
+    (case,) = review.queue()
+    assert retention.archive(tmp_path / "b.ndjson", None, "r").entries == 0
     case = review.take(case.id, Step.ASSIGN, PATIENCE, version=0)
     case = review.take(case.id, Step.JUDGE, PATIENCE, version=1, note="fine", verdict=Verdict.APPROPRIATE)
     review.take(case.id, Step.CONFIRM, OLU, version=2)
-    assert retention.archive(tmp_path / "b.ndjson", None, "r").entries == 1
+    assert retention.archive(tmp_path / "c.ndjson", None, "r").entries == 2
     assert review.file(case.id).accesses[0].archived
     assert review.collect() == 0
 
