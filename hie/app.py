@@ -7,6 +7,7 @@ import logging
 import structlog
 from flask import Flask
 
+from hie.audit.cosigning import Cosigning, parse_witnesses
 from hie.audit.log import AuditLog
 from hie.audit.seal import Seal
 from hie.consent.service import ConsentService
@@ -74,7 +75,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings))
+    witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
     members = Directory(database, clock, settings)
     identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
     consent_service = ConsentService(
