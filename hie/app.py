@@ -8,6 +8,7 @@ import structlog
 from flask import Flask
 
 from hie.audit.accounting import Accounting
+from hie.audit.cosigning import Cosigning, parse_witnesses
 from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
 from hie.audit.review import Review
@@ -88,7 +89,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings))
+    witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
     members = Directory(database, clock, settings)
     index = MatchIndex(Model.load(), database.is_sqlite)
     identities = IdentityService(database, index, clock)

@@ -237,3 +237,15 @@ def right_edge(connection: sa.Connection, size: int) -> RightEdge:
         return RightEdge(size, rows)
     except ValueError:
         raise LogDamaged("hashes at the right edge are missing from the stored tree") from None
+
+
+def newest_size(connection: sa.Connection) -> int:
+    """The number of entries that the newest checkpoint signs."""
+    return connection.scalar(sa.select(sa.func.max(checkpoints.c.tree_size))) or 0
+
+
+def signed_note(connection: sa.Connection, size: int, *, cosigned: bool = True) -> bytes | None:
+    """The checkpoint of a size, with its cosignatures below the log's own signature."""
+    note = connection.scalar(sa.select(checkpoints.c.note).where(checkpoints.c.tree_size == size))
+    lines = sa.select(cosignatures.c.line).where(cosignatures.c.tree_size == size).order_by(cosignatures.c.witness)
+    return b"".join([note, *(connection.scalars(lines) if cosigned else ())]) if note else None

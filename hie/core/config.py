@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     consent_default: ConsentDefault = ConsentDefault.PERMIT
     consent_rules: Path | None = None
     log_key: SecretStr = SecretStr("")
+    witnesses: str = ""
+    witness_seconds: float = Field(default=60, ge=0.1, le=86_400)
 
     @field_validator("base_url")
     @classmethod
