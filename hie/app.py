@@ -20,6 +20,7 @@ from hie.gateway.api import (
     audit,
     consents,
     context,
+    decide,
     directory,
     everything,
     health,
@@ -49,6 +50,7 @@ BLUEPRINTS = (
     records.blueprint,
     everything.blueprint,
     consents.blueprint,
+    decide.blueprint,
     audit.blueprint,
 )
 

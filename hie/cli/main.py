@@ -11,6 +11,7 @@ from hie.core.errors import ConfigurationError, HieError
 
 COMMANDS = {
     "apply": "hie.cli.apply",
+    "consent": "hie.cli.consent",
     "db": "hie.cli.db",
     "demo": "hie.cli.demo",
     "member": "hie.cli.member",

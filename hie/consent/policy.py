@@ -606,6 +606,20 @@ def reads_labels(policy: PersonPolicy, request: Request, member_id: str) -> bool
     )
 
 
+def labels_denied(policy: PersonPolicy, request: Request, member_id: str) -> frozenset[str]:
+    """The sensitivities that denials name which may apply to this request: what an answer would be short of."""
+    unknown = ResourceView(_ANY_RESOURCE, _ANY_RESOURCE, member_id)
+    found: set[str] = set()
+    for consent in policy.governing(member_id, request.now):
+        for node in _nodes(consent.root) if consent.root is not None else ():
+            denies = node.effect is Effect.DENY and node.data is not None and node.data.labels is not None
+            if denies and any(
+                _possible_context(node, request, group, unknown) is not False for group in request.groups
+            ):
+                found |= node.data.labels.known if node.data and node.data.labels else frozenset()
+    return frozenset(found)
+
+
 # -- section 3: one consent
 
 
@@ -921,13 +935,24 @@ def _could(policy: PersonPolicy, request: Request, group: PurposeGroup, member_i
         return False
     if not all(outcomes & {_PERMIT, _NONE} for outcomes in possible):
         return False
+    if member_id in policy.part2_members:
+        consents = policy.governing(member_id, request.now)
+        return any(_PERMIT in p and _may_cover_part2(c, member_id) for c, p in zip(consents, possible, strict=True))
     if any(_PERMIT in outcomes for outcomes in possible):
         return True
-    if member_id in policy.part2_members:
-        return False
     default = policy.default(member_id)
     return not _DEFAULT_PURPOSES[default].isdisjoint(group.up) or (
         default is Default.BREAK_GLASS_ONLY and _glass_is_broken(request, group)
+    )
+
+
+def _may_cover_part2(consent: Compiled, member_id: str) -> bool:
+    """Whether a permit of this consent may cover what a Part 2 member holds (`_covers_part2`)."""
+    nodes = _nodes(consent.root) if consent.root is not None else ()
+    return (
+        consent.covers_part2
+        or member_id in consent.custodians
+        or any(not PART2_NAMES.isdisjoint(_named(node)) for node in nodes)
     )
 
 
