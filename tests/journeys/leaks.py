@@ -248,7 +248,7 @@ def seen(reply: requests.Response) -> str:
     body = re.sub(r"_cursor=[\w%.=-]+", "_cursor=…", reply.text)
     if "text/html" in reply.headers.get("Content-Type", ""):
         body = re.sub(
-            r'value="[\w.-]{40,}"|(?:under )?[0-9]+\.[0-9]{2} seconds?|[0-9]{2}:[0-9]{2}:[0-9]{2} UTC|results/\w+|search=\w+',
+            r"""value="[\w.-]{40,}"|(?:under )?[0-9]+\.[0-9]{2} seconds?|[0-9:]{8} UTC|results/\w+|search=\w+""",
             "…",
             body,
         )

@@ -300,8 +300,10 @@ class Exchange:
         form |= {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
         return requests.post(f"{self.base}/oauth2/token", data=form, timeout=20)
 
-    def token(self, slug: str, scope: str = "system/*.rs", purpose: str = "TREAT", reason: str | None = None) -> str:
-        assertion = self.assertion(slug, [purpose])
+    def token(
+        self, slug: str, scope: str = "system/*.rs", purpose: str = "TREAT", reason: str | None = None, **b2b: Any
+    ) -> str:
+        assertion = self.assertion(slug, [purpose], **b2b)
         if reason is not None:
             extensions = jwt.decode(assertion, self.keys[slug], algorithms=["ES384"]).claims["extensions"]
             extensions["hie-break-glass"] = {"version": "1", "reason": reason}
