@@ -27,6 +27,7 @@ from hie.gateway.api import (
     audit,
     consents,
     context,
+    decide,
     directory,
     everything,
     health,
@@ -63,6 +64,7 @@ BLUEPRINTS = (
     records.blueprint,
     everything.blueprint,
     consents.blueprint,
+    decide.blueprint,
     audit.blueprint,
     log.blueprint,
 )

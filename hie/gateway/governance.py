@@ -7,9 +7,6 @@ only that record gives, no candidate found through it; and whoever is known to P
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import sqlalchemy as sa
 import structlog
 
@@ -57,7 +54,7 @@ class Governance:
         """What governs a person. Raises ServiceUnavailable where the consents cannot be read and no glass is broken."""
         person_ids = self._identity.person_ids(person.id)
         try:
-            return self._consents.policy(person_ids, subject_of(person.resource))
+            return self._consents.policy(person_ids, self._subject(person))
         except sa.exc.SQLAlchemyError as error:
             log.error("consents", type=type(error).__name__)
             if not request.break_glass:
@@ -65,6 +62,17 @@ class Governance:
                     "The consents cannot be read, so nothing was released. Try again shortly."
                 ) from None
             return self._consents.policy_unread(person_ids)
+
+    def _subject(self, person: Person) -> Subject:
+        """What the law of minors goes by, and whose consents are the person's."""
+        addresses = [a for a in person.resource.get("address") or [] if isinstance(a, dict)]
+        born = person.resource.get("birthDate")
+        return Subject(
+            birth_date=born if isinstance(born, str) else None,
+            state=next((str(a["state"]) for a in addresses if a.get("state")), None),
+            records=frozenset((i.system, i.value) for i in self._identity.identifiers(person.id)),
+            halves=tuple(self._identity.person_ids(other) for other in self._identity.unsettled_with(person.id)),
+        )
 
     def hidden(self, caller: Caller, person: Person) -> frozenset[str]:
         """Part 2 members that hold a record of the person and must not be named to the caller."""
@@ -98,11 +106,3 @@ def without(person: Person, members: frozenset[str]) -> Person | None:
     meta = {"versionId": str(sum(record.version for record in records)), "lastUpdated": instant(newest)}
     resource = {"resourceType": "Patient", "id": person.id, "meta": meta, **golden(records)}
     return Person(person.id, records, resource)
-
-
-def subject_of(patient: Mapping[str, Any]) -> Subject:
-    """What the law of minors goes by: birth date, and the state of the first address that names one."""
-    addresses = [a for a in patient.get("address") or [] if isinstance(a, dict)]
-    state = next((str(a["state"]) for a in addresses if a.get("state")), None)
-    born = patient.get("birthDate")
-    return Subject(born if isinstance(born, str) else None, state)

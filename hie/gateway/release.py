@@ -44,6 +44,7 @@ from hie.gateway.gateway_ids import GatewayIds, LocalId
 from hie.gateway.governance import Governance
 from hie.gateway.pace import Pace
 from hie.gateway.part2 import NOTICE, add_notice
+from hie.gateway.preview import Change, Preview, Somebody, SourcePreview, by_type
 from hie.gateway.redaction import PUBLIC_TYPES, redact
 from hie.gateway.rewriting import Origin, finish, local_patient_id, references, rewrite
 from hie.gateway.transport import Transport
@@ -266,6 +267,68 @@ class Release:
             attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
         receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
         return ReadAnswer(entries[0].resource, receipts)
+
+    def preview(
+        self,
+        caller: Caller,
+        person_id: str,
+        somebody: Somebody,
+        types: Sequence[str],
+        *,
+        change: Change | None = None,
+        query: str,
+        request_id: str,
+    ) -> Preview:
+        """What `somebody` would be given of a person, and why; the caller has been found to be entitled to know.
+
+        `change` makes the policy that of "what if". Nothing is released; the question is audited. Raises NotFound,
+        ServiceUnavailable, AuditUnavailable.
+        """
+        deadline_at = time.monotonic() + self._query_deadline
+        attempt = _Attempt(self._audit, caller, query, request_id)
+        person = self._identity.person(person_id)
+        if person is None:
+            attempt.refuse(NotFound("The exchange knows no such person."))
+        policy, _ = self._governed(attempt, person)
+        policy = change(policy) if change else policy
+        request = somebody.request(self._clock)
+        answers = self._federation.ask(
+            person,
+            types,
+            lambda member_id: could_release(policy, request, member_id),
+            lambda member_id: reads_labels(policy, request, member_id),
+            deadline_at=deadline_at,
+            request_id=request_id,
+        )
+        decided = {
+            own[0].member.id: [(d.view.type, d.decision) for d in self._decide_member(own, policy, request)]
+            for own in _by_member(answers)
+        }
+        asked = {source.member_id: source for source in _statuses(answers)}
+        sources = [
+            SourcePreview(
+                member.id,
+                member.name,
+                member.id in asked,
+                asked[member.id].status if member.id in asked else "ok",
+                by_type(decided.get(member.id, ())),
+            )
+            for member in self._directory.members()
+            if any(record.member_id == member.id for record in person.records)
+        ]
+        self._audit.record(attempt.explained(person.id, [d for own in decided.values() for _, d in own]))
+        return Preview(person.id, tuple(sources), restricts(policy))
+
+    def policy_for(self, caller: Caller, person: Person, *, query: str, request_id: str) -> PersonPolicy:
+        """What governs a person, for somebody entitled to know; audited like a preview."""
+        attempt = _Attempt(self._audit, caller, query, request_id)
+        policy, _ = self._governed(attempt, person)
+        self._audit.record(attempt.explained(person.id, ()))
+        return policy
+
+    def close(self) -> None:
+        """Close the connections to members of this process."""
+        self._transport.close()
 
     def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
         """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
@@ -610,6 +673,19 @@ class _Attempt:
             released=tuple(_manifest(patient, released)),
             decisions=_trace([entry.decision for entry in released] + list(denials)),
             withheld=len(denials),
+        )
+
+    def explained(self, person_id: str, decisions: Sequence[Decision]) -> Event:
+        return Event(
+            kind=Kind.CONSENT,
+            outcome=Outcome.SUCCESS,
+            action="E",
+            caller=self.caller,
+            person_id=person_id,
+            query=self.query,
+            request_id=self.request_id,
+            description="Decision explained; nothing released",
+            decisions=_trace(decisions),
         )
 
     def search(self, person_id: str | None) -> Event:

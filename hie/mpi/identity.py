@@ -477,6 +477,16 @@ class IdentityService(PeopleWriter):
             row = registry.person(connection, person_id)
             return (row.id, *registry.merged_ids(connection, row.id)) if row else ()
 
+    def identifiers(self, person_id: str) -> tuple[Identifier, ...]:
+        """Every id that members fed of the person, deleted and replaced ones included."""
+        with self._database.read() as connection:
+            return registry.identifiers(connection, person_id)
+
+    def unsettled_with(self, person_id: str) -> tuple[str, ...]:
+        """People that this one was one with until an unlink whose review task is still open."""
+        with self._database.read() as connection:
+            return registry.unsettled_with(connection, person_id)
+
     def source_record(self, identifier: Identifier) -> SourceRecord | None:
         """The active record with this id, or the one that replaced it."""
         if not _storable(identifier.system, identifier.value):

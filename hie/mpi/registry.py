@@ -163,6 +163,25 @@ def active_records(connection: sa.Connection, person_ids: Collection[str]) -> di
     return found
 
 
+def identifiers(connection: sa.Connection, person_id: str) -> tuple[Identifier, ...]:
+    """The ids of all of a person's records, whatever became of them."""
+    columns = source_records.c
+    rows = connection.execute(sa.select(columns.system, columns.value).where(columns.person_id == person_id))
+    return tuple(Identifier(row.system, row.value) for row in rows)
+
+
+def unsettled_with(connection: sa.Connection, person_id: str) -> tuple[str, ...]:
+    """The other halves of unlinks that no steward has settled: an `unlink` decision between two people, and an open
+    task on the record that was taken out."""
+    moves, tasks = link_decisions.c, review_tasks.c
+    parted = sa.and_(moves.event == "unlink", moves.person_before != moves.person_after)
+    still_open = sa.exists().where(tasks.record_id == moves.record_id, tasks.status == "open")
+    query = sa.select(moves.person_before, moves.person_after).where(
+        parted, sa.or_(moves.person_before == person_id, moves.person_after == person_id), still_open
+    )
+    return tuple(sorted({half for row in connection.execute(query) for half in row if half != person_id}))
+
+
 def _held(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Held]:
     versions = source_record_versions
     query = (
