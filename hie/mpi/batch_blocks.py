@@ -1,0 +1,338 @@
+"""Which records of a file are worth comparing: the rules of `hie.mpi.blocking` as sorted 64-bit keys, and looser ones.
+
+Every rule makes a key per record from a few traits; records that share a key are a block. A block of more than `CAP`
+records proposes nothing (a popular name and year), which is why there are many complementary rules. Where the data is
+thin, the strict rules propose few pairs and looser rules are added, cheapest first, until the budget is spent; a small
+file is compared whole. Each rule names the traits that it presumes to agree: training does not learn those from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jellyfish import metaphone
+
+from hie.mpi.batch_traits import Columns
+from hie.mpi.nicknames import roots
+
+Keys = npt.NDArray[np.uint64]
+Ids = npt.NDArray[np.int64]
+
+CAP = 100
+"""Records of the largest block that is compared."""
+WHOLE = 2_000
+"""Records up to which every pair is compared."""
+BUDGET = 2_500_000
+PER_RECORD = 3
+"""Pairs that looser rules may add: the larger of `BUDGET` and so many per record."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A block rule: `keys` belong to the records `at`; 0 is no key."""
+
+    name: str
+    presumes: tuple[str, ...]
+    at: npt.NDArray[np.intp] | None
+    keys: Keys
+    loose: bool = False
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Candidate pairs, i < j, without duplicates; in the order of i and j."""
+
+    i: npt.NDArray[np.int32]
+    j: npt.NDArray[np.int32]
+    rules: tuple[Rule, ...]
+    """The rules that proposed them; none where the file was compared whole."""
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+
+def candidates(columns: Columns) -> Pairs:
+    """The pairs worth comparing."""
+    size = len(columns)
+    if size <= WHOLE:
+        i, j = np.triu_indices(size, 1)
+        return Pairs(i.astype(np.int32), j.astype(np.int32), ())
+    made: list[Rule] = []
+    found: list[Ids] = []
+    offered: list[tuple[int, int, Rule, Ids, Ids]] = []
+    for order, rule in enumerate(_rules(columns)):
+        starts, ordered = _blocks(rule, size)
+        if not rule.loose:
+            made.append(rule)
+            found.append(_pairs_of(starts, ordered, size))
+            continue
+        cost = int((_sizes(starts, len(ordered)) * (_sizes(starts, len(ordered)) - 1) // 2).sum())
+        if cost:
+            offered.append((cost, order, rule, starts, ordered))
+    left = max(BUDGET, PER_RECORD * size)
+    for cost, _, rule, starts, ordered in sorted(offered, key=lambda offer: offer[:2]):
+        if cost > left:
+            break
+        left -= cost
+        made.append(rule)
+        found.append(_pairs_of(starts, ordered, size))
+    ids = _distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    i = ids // size
+    return Pairs(i.astype(np.int32), (ids - i * size).astype(np.int32), tuple(made))
+
+
+def _distinct(ids: Ids) -> Ids:
+    ids.sort()
+    keep = np.ones(len(ids), bool)
+    np.not_equal(ids[1:], ids[:-1], out=keep[1:])
+    return ids[keep]
+
+
+def _blocks(rule: Rule, size: int) -> tuple[Ids, Ids]:
+    """Start of each block of 2 to CAP records, and the records ordered by key."""
+    bits = max(1, int(size - 1).bit_length())
+    at = np.arange(size) if rule.at is None else rule.at
+    real = rule.keys != 0
+    mask = np.uint64((1 << 64) - (1 << bits))
+    packed = (rule.keys[real] & mask) | at[real].astype(np.uint64)
+    packed.sort()
+    if rule.at is not None and len(packed):
+        packed = packed[np.concatenate(([True], packed[1:] != packed[:-1]))]
+    keys = packed & mask
+    ordered = (packed & ~mask).astype(np.int64)
+    new = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if len(keys) else np.zeros(0, np.int64)
+    sizes = np.diff(np.append(new, len(keys)))
+    keep = (sizes > 1) & (sizes <= CAP)
+    starts, sizes = new[keep], sizes[keep]
+    # only the records of such blocks, moved together
+    inside = np.repeat(starts - np.concatenate(([0], np.cumsum(sizes)[:-1])), sizes) + np.arange(sizes.sum())
+    return np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64), ordered[inside]
+
+
+def _sizes(starts: Ids, total: int) -> Ids:
+    return np.diff(np.append(starts, total))
+
+
+def _pairs_of(starts: Ids, ordered: Ids, size: int) -> Ids:
+    """i * size + j of every pair within a block, i < j."""
+    if not len(starts):
+        return np.zeros(0, np.int64)
+    sizes = _sizes(starts, len(ordered))
+    # how many records follow in the same block
+    follow = np.repeat(sizes, sizes) - (np.arange(len(ordered)) - np.repeat(starts, sizes)) - 1
+    made, lag = [], 1
+    at = np.flatnonzero(follow >= 1)
+    while len(at):
+        a, b = ordered[at], ordered[at + lag]
+        made.append(np.minimum(a, b) * size + np.maximum(a, b))
+        lag += 1
+        at = at[follow[at] >= lag]
+    return np.concatenate(made) if made else np.zeros(0, np.int64)
+
+
+def proposed_freely(pairs: Pairs, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], traits: tuple[str, ...]) -> Ids:
+    """Per pair a bit for each trait that some rule proposed it without presuming."""
+    if not pairs.rules:
+        return np.full(len(i), (1 << len(traits)) - 1, np.int64)
+    made = np.zeros(len(i), np.int64)
+    size = 1 + max(int(i.max(initial=0)), int(j.max(initial=0)))
+    for rule in pairs.rules:
+        free = sum(1 << t for t, trait in enumerate(traits) if trait not in rule.presumes)
+        if rule.at is None:
+            agree = (rule.keys[i] == rule.keys[j]) & (rule.keys[i] != 0)
+        else:
+            agree = _share(rule, i, j, size)
+        made[agree] |= free
+    return made
+
+
+def _share(rule: Rule, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.bool_]:
+    """Whether two records share one of their keys of a rule with several per record."""
+    assert rule.at is not None  # noqa: S101
+    real = (rule.keys != 0) & (rule.at < size)
+    order = np.argsort(rule.at[real], kind="stable")
+    at, keys = rule.at[real][order], rule.keys[real][order]
+    first = np.searchsorted(at, np.arange(size + 1))
+    counts = np.diff(first)
+    most = int(counts.max(initial=0))
+    made = np.zeros(len(i), bool)
+    if not most:
+        return made
+    keys = np.append(keys, np.uint64(0))
+    for a in range(most):
+        left = np.where(a < counts[i], keys[np.minimum(first[i] + a, len(keys) - 1)], np.uint64(0))
+        for b in range(most):
+            right = np.where(b < counts[j], keys[np.minimum(first[j] + b, len(keys) - 1)], np.uint64(1))
+            made |= (left == right) & (left != 0)
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------------- rules
+
+
+class _Parts:
+    """What keys are made of: one number per record, 0 where it is not known."""
+
+    def __init__(self, columns: Columns) -> None:
+        c, n = columns, columns.names
+        code = {name: k for k, name in enumerate(n)}
+        of_root = [
+            code.get(roots(name)[-1] if len(roots(name)) == 2 else roots(name)[min(1, len(roots(name)) - 1)], k)
+            for k, name in enumerate(n)
+        ]
+        sounds: dict[str, int] = {}
+        of_sound = [sounds.setdefault(sound(name), len(sounds) + 1) for name in n]
+        self.given = _lookup(np.array([len(name) > 1 for name in n]) * (np.arange(len(n)) + 1), c.given)
+        self.root = _lookup(np.array(of_root, np.int64) + 1, c.given)
+        self.called = [
+            self.root,
+            _lookup((np.array(of_root, np.int64) + 1) * np.array([len(name) > 1 for name in n]), c.middle[0]),
+        ]
+        joined = c.joined.astype(np.int64) + 1
+        joined[c.joined == c.given] = 0
+        self.called.append(joined)
+        self.initial = _lookup(np.array([ord(name[0]) for name in n], np.int64), c.given)
+        self.family = c.solid.astype(np.int64) + 1
+        self.sounds = [_lookup(np.array(of_sound, np.int64), part) for part in c.parts]
+        self.sound = self.sounds[0]
+        self.family3 = _lookup(np.array([_prefix(name) for name in n], np.int64), c.solid)
+        self.given3 = _lookup(np.array([_prefix(name) for name in n], np.int64), c.given)
+        self.family1 = _lookup(np.array([ord(name[0]) for name in n], np.int64), c.solid)
+        year, month, day = (part.astype(np.int64) for part in (c.year, c.month, c.day))
+        self.year = year
+        self.month_day = np.where(
+            (day > 0) & ~((day == 1) & (month == 1)), np.minimum(day, month) * 32 + np.maximum(day, month), 0
+        )
+        self.date = np.where((year > 0) & (self.month_day > 0), year * 1024 + self.month_day, 0)
+        self.year_month = np.where(month > 0, year * 13 + month, 0)
+        self.year_day = np.where(day > 0, year * 32 + day, 0)
+        ssns = c.ssn.values
+        whole = np.array([len(value) > 4 for value in ssns], bool)
+        last: dict[str, int] = {}
+        self.ssn = _lookup((np.arange(len(ssns)) + 1) * whole, c.ssn.codes)
+        self.last_four = _lookup(
+            np.array([last.setdefault(value[-4:], len(last) + 1) for value in ssns], np.int64), c.ssn.codes
+        )
+        self.phone = c.phone.codes.astype(np.int64) + 1
+        self.email = c.email.codes.astype(np.int64) + 1
+        local: dict[str, int] = {}
+        self.local = _lookup(
+            np.array([local.setdefault(v.split("@")[0], len(local) + 1) for v in c.email.values], np.int64),
+            c.email.codes,
+        )
+        self.zip = c.zip.codes.astype(np.int64) + 1
+        self.city = c.city.astype(np.int64) + 1
+        heads: dict[str, int] = {}
+        head = _lookup(
+            np.array([heads.setdefault(v[:6], len(heads) + 1) for v in c.street.values], np.int64), c.street.codes
+        )
+        self.house = np.where(head > 0, head * (len(c.number.values) + 2) + c.number.codes + 1, 0)
+        self.street = c.street.codes.astype(np.int64) + 1
+        low, high = np.minimum(self.given, self.family), np.maximum(self.given, self.family)
+        self.name_pair = np.where(low > 0, low * (len(n) + 1) + high, 0)
+
+
+def _lookup(of_value: npt.NDArray[np.int64], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    return np.append(of_value, 0)[codes]
+
+
+def sound(name: str) -> str:
+    """How a name sounds; the name itself where that is not known."""
+    return (metaphone(name)[:6] if name.isascii() else "") or name
+
+
+def _prefix(name: str) -> int:
+    made = 0
+    for letter in name[:3]:
+        made = made * 1114112 + ord(letter)
+    return made
+
+
+def _rules(columns: Columns) -> Iterator[Rule]:
+    p = _Parts(columns)
+
+    def one(name: str, presumes: str, *parts: npt.NDArray[np.int64], loose: bool = False) -> Rule:
+        return Rule(name, tuple(presumes.split()), None, _mix(name, parts), loose)
+
+    def several(name: str, presumes: str, many: list[npt.NDArray[np.int64]], *parts: npt.NDArray[np.int64]) -> Rule:
+        """One key for each of the names in `many`."""
+        at, keys = [], []
+        for k, first in enumerate(many):
+            rows = np.flatnonzero(first) if k else np.arange(len(first))
+            at.append(rows)
+            keys.append(_mix(name, [first[rows], *(part[rows] for part in parts)]))
+        if len(at) == 1 or not sum(len(rows) for rows in at[1:]):
+            return Rule(name, tuple(presumes.split()), None, keys[0])
+        return Rule(name, tuple(presumes.split()), np.concatenate(at), np.concatenate(keys))
+
+    yield one("ssn", "ssn", p.ssn)
+    yield one("last-four", "ssn birth_date", p.last_four, p.year)
+    yield one("last-four-name", "ssn family", p.last_four, p.sound)
+    yield one("phone", "phone", p.phone)
+    yield one("email", "email", p.email)
+    yield several("given-date", "given birth_date middle", p.called, p.date)
+    yield several("family-date", "family birth_date", p.sounds, p.date)
+    yield one("date-zip", "birth_date address", p.date, p.zip)
+    yield several("name-year", "given family birth_date", p.sounds, p.initial, p.year)
+    yield several("name-day", "given family birth_date", p.sounds, p.root, p.month_day)
+    yield several("name-zip", "given family address", p.sounds, p.root, p.zip)
+    yield several("name-street", "given address", p.called, p.house)
+    yield several("family-street", "family address", p.sounds, p.house)
+    yield one("swapped", "given family birth_date", p.name_pair, p.year)
+    yield one("name", "given family", p.root, p.family)
+    loose = (
+        ("name-sound", "given family", (p.root, p.sound)),
+        ("date", "birth_date", (p.date,)),
+        ("given-year-month", "given birth_date", (p.root, p.year_month)),
+        ("given-year-day", "given birth_date", (p.root, p.year_day)),
+        ("given-day", "given birth_date", (p.root, p.month_day)),
+        ("family-year-month", "family birth_date", (p.sound, p.year_month)),
+        ("family-year-day", "family birth_date", (p.sound, p.year_day)),
+        ("family-day", "family birth_date", (p.sound, p.month_day)),
+        ("given-year", "given birth_date", (p.root, p.year)),
+        ("family-year", "family birth_date", (p.sound, p.year)),
+        ("initials-date", "given family birth_date", (p.initial, p.family1, p.year_month)),
+        ("initials-day", "given family birth_date", (p.initial, p.family1, p.month_day)),
+        ("initials-year-day", "given family birth_date", (p.initial, p.family1, p.year_day)),
+        ("prefixes", "given family", (p.given3, p.family3)),
+        ("prefix-date", "given birth_date", (p.given3, p.year)),
+        ("family-prefix-date", "family birth_date", (p.family3, p.year)),
+        ("given-zip", "given address", (p.root, p.zip)),
+        ("family-zip", "family address", (p.sound, p.zip)),
+        ("given-city", "given address", (p.root, p.city)),
+        ("family-city", "family address", (p.sound, p.city)),
+        ("family-prefix-zip", "family address", (p.family3, p.zip)),
+        ("given-prefix-zip", "given address", (p.given3, p.zip)),
+        ("year-zip", "birth_date address", (p.year, p.zip)),
+        ("day-zip", "birth_date address", (p.month_day, p.zip)),
+        ("date-city", "birth_date address", (p.date, p.city)),
+        ("year-city", "birth_date address", (p.year_month, p.city)),
+        ("house", "address", (p.house,)),
+        ("street", "address", (p.street,)),
+        ("zip", "address", (p.zip,)),
+        ("local", "email", (p.local,)),
+        ("given", "given", (p.given,)),
+        ("family", "family", (p.family,)),
+    )  # fmt: skip
+    for name, presumes, parts in loose:
+        yield one(name, presumes, *parts, loose=True)
+
+
+_MULTIPLY = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(name: str, parts: list[npt.NDArray[np.int64]] | tuple[npt.NDArray[np.int64], ...]) -> Keys:
+    """A well-mixed key of several numbers; 0 where one of them is."""
+    known = np.ones(len(parts[0]), bool)
+    key = np.full(len(parts[0]), sum(map(ord, name)), np.uint64)
+    for part in parts:
+        known &= part != 0
+        key ^= part.astype(np.uint64)
+        key *= _MULTIPLY
+        key ^= key >> np.uint64(29)
+    key *= _MULTIPLY
+    key |= np.uint64(1) << np.uint64(63)
+    return np.where(known, key, np.uint64(0))

@@ -1,0 +1,124 @@
+"""The model of a file, learned from the file itself without labels (`hie.mpi.estimation` does the estimating)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hie.mpi import training
+from hie.mpi.batch_blocks import Pairs, proposed_freely
+from hie.mpi.batch_compare import CHUNK, Compared, Comparer, unpack
+from hie.mpi.batch_score import Scorer
+from hie.mpi.batch_traits import Codes, Columns
+from hie.mpi.comparison import TRAITS
+from hie.mpi.estimation import Estimator, Fit, Patterns, levels_of
+from hie.mpi.model import WITH_FREQUENCIES, Frequencies, Model, PairClass
+
+SAMPLED = 600_000
+"""Candidate pairs that are learned from, and random pairs that anchor chance."""
+FEW = 100
+"""Records below which nothing is learned and the base model decides."""
+BASE_NAMES = 2_000.0
+"""Weight of the base model's name frequencies, in names."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The model of a file and how the fit went."""
+
+    model: Model
+    fit: Fit | None
+    estimator: Estimator | None
+
+
+def learn(columns: Columns, comparer: Comparer, pairs: Pairs, base: Model, provenance: Mapping[str, str]) -> Learned:
+    """The model of these records; the base model itself, of this size, where they are too few to learn from."""
+    size = len(columns)
+    frequencies = frequencies_of(columns, base)
+    known = replace(base, frequencies=frequencies)
+    if size < FEW or not len(pairs):
+        return Learned(
+            _closed(known, known.levels, {c.name: c.pairs for c in base.classes}, size, provenance), None, None
+        )
+    rng = np.random.default_rng(1)
+    at = np.arange(len(pairs)) if len(pairs) <= SAMPLED else np.sort(rng.choice(len(pairs), SAMPLED, replace=False))
+    i, j = pairs.i[at].astype(np.intp), pairs.j[at].astype(np.intp)
+    free = proposed_freely(pairs, pairs.i[at], pairs.j[at], TRAITS)
+    proposed = patterns_of(comparer, known, i, j, free)
+    a, b = rng.integers(0, size, SAMPLED), rng.integers(0, size, SAMPLED)
+    at_random = patterns_of(comparer, known, a[a != b], b[a != b], np.full(int((a != b).sum()), -1))
+    estimator = Estimator(known, proposed, at_random, size * (size - 1) / 2, len(at) / len(pairs))
+    fit = estimator.fit()
+    per_record = {
+        c.name: 2 * float(found) / estimator.share / size for c, found in zip(base.classes, fit.sizes, strict=True)
+    }
+    model = _closed(known, levels_of(fit.tables, known), per_record, size, provenance)
+    return Learned(model, fit, estimator)
+
+
+def _closed(
+    base: Model,
+    levels: Mapping[str, Mapping[str, Mapping[str, float]]],
+    pairs: Mapping[str, float],
+    size: int,
+    provenance: Mapping[str, str],
+) -> Model:
+    """The model of a closed file: a stranger is one of its other records."""
+    classes = tuple(
+        PairClass(c.name, c.match, float(size) if c.name == "random" else max(float(f"{pairs[c.name]:.5g}"), 1e-7))
+        for c in base.classes
+    )
+    return training.versioned(replace(base, classes=classes, levels=levels, provenance=dict(provenance)))
+
+
+def patterns_of(
+    comparer: Comparer, model: Model, i: npt.NDArray[np.intp], j: npt.NDArray[np.intp], free: npt.NDArray[np.int64]
+) -> Patterns:
+    """The distinct patterns of pairs."""
+    scorer = Scorer(model, comparer.columns.names)
+    keys = []
+    for start in range(0, len(i), CHUNK):
+        part = slice(start, start + CHUNK)
+        compared = comparer.compare(i[part], j[part])
+        keys.append(_key(compared, scorer, free[part]))
+    rows, counts = np.unique(np.concatenate(keys), return_counts=True)
+    mask = (1 << len(TRAITS)) - 1
+    learn = rows & mask
+    rest = rows >> len(TRAITS)
+    rarity = np.stack([(rest & 63) - 32, ((rest >> 6) & 63) - 32], axis=1).astype(float)
+    levels = unpack((rest >> 12).astype(np.int32))
+    return Patterns(levels, rarity, (learn[:, None] >> np.arange(len(TRAITS)) & 1).astype(bool), counts.astype(float))
+
+
+def _key(compared: Compared, scorer: Scorer, free: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    key = compared.pattern.astype(np.int64)
+    for trait, value in reversed((("given", compared.given), ("family", compared.family))):
+        rarity = scorer.rarity[trait]
+        bits = np.round(rarity[np.minimum(value, len(rarity) - 1)]).astype(np.int64)
+        key = key << 6 | np.clip(np.where(value >= 0, bits, 0), -31, 31) + 32
+    return key << len(TRAITS) | free & ((1 << len(TRAITS)) - 1)
+
+
+def frequencies_of(columns: Columns, base: Model) -> dict[str, Frequencies]:
+    """Shares of names in the file, pulled toward those of the base model where the file is small."""
+    made = {}
+    for trait, codes in zip(WITH_FREQUENCIES, (columns.given, columns.solid), strict=True):
+        made[trait] = _frequencies(columns, codes, base.frequencies[trait])
+    return made
+
+
+def _frequencies(columns: Columns, codes: Codes, base: Frequencies) -> Frequencies:
+    counts = np.bincount(codes[codes >= 0], minlength=len(columns.names)).astype(float)
+    total = counts.sum() + BASE_NAMES
+    seen = {str(columns.names[k]): counts[k] for k in np.flatnonzero(counts).tolist() if len(columns.names[k]) > 1}
+    shares = {
+        name: (seen.get(name, 0.0) + BASE_NAMES * base.values.get(name, 0.0)) / total
+        for name in seen.keys() | base.values.keys()
+    }
+    listed = sorted((n for n in shares if shares[n] > base.otherwise), key=lambda n: (-shares[n], n))
+    values = {name: float(f"{shares[name]:.3g}") for name in listed[: training.LISTED]}
+    expected = float((np.array(list(shares.values())) ** 2).sum())
+    return Frequencies(max(expected, 1e-6), base.otherwise, values)
