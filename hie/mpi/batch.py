@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import log2
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hie.mpi.batch_blocks import candidates
-from hie.mpi.batch_cluster import cluster
+from hie.mpi.batch_cluster import Clusters, Score, cluster, singles
 from hie.mpi.batch_compare import Comparer
 from hie.mpi.batch_read import Column, Table, read, write_links
-from hie.mpi.batch_score import Scorer, score_all
+from hie.mpi.batch_score import Scorer, Weights, score_all
 from hie.mpi.batch_train import learn
 from hie.mpi.batch_traits import columns_of
 from hie.mpi.model import Model
 
-THRESHOLD = 0.0
-"""Mean bits between two clusters from which they are one person."""
+THRESHOLD = 1.5
+"""Mean bits between two clusters from which they are one person: linking two people is worse than missing a link."""
+
+FEWEST_ALONE = 0.05
+"""Least share of records that are taken to have no other of their person."""
 
 Progress = Callable[[str], None]
 
@@ -69,10 +73,10 @@ def link(
         model = learn(columns, comparer, pairs, base or Model.load(), {"made by": "hie mpi link"}).model
     progress("Comparing")
     scorer = Scorer(model, columns.names)
-    weights, conflict = score_all(comparer, scorer, pairs.i, pairs.j)
+    weights, conflict, _ = score_all(comparer, scorer, pairs.i, pairs.j)
     progress("Clustering")
-    found = cluster(
-        len(table), pairs.i, pairs.j, weights, conflict, lambda i, j: score_all(comparer, scorer, i, j), THRESHOLD
+    found = people_of(
+        len(table), pairs.i, pairs.j, weights, conflict, lambda i, j: score_all(comparer, scorer, i, j), scorer.prior
     )
     # back to the order of the file; a person is named after her first record
     person, probability = np.empty(len(table), np.int64), np.empty(len(table))
@@ -87,6 +91,30 @@ def link(
         int((found.person == np.arange(len(table))).sum()),
         columns.emptied,
     )
+
+
+def people_of(
+    size: int,
+    i: npt.NDArray[np.int32],
+    j: npt.NDArray[np.int32],
+    weights: Weights,
+    conflict: npt.NDArray[np.bool_],
+    score: Score,
+    prior: float,
+) -> Clusters:
+    """The people, clustered twice.
+
+    A pair's weight takes the other records for strangers. But where nine records in ten have a person in the file,
+    "it has none" is that much less likely: a first clustering tells how many are alone, and the second adds those bits.
+    """
+    first = cluster(size, i, j, weights, conflict, score, THRESHOLD, prior)
+    bits = np.float32(-log2(max(FEWEST_ALONE, min(1.0, singles(first.person)))))
+
+    def shifted(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> tuple[Weights, npt.NDArray[np.bool_], Weights]:
+        more, forbidden, capacity = score(a, b)
+        return more + bits, forbidden, capacity
+
+    return cluster(size, i, j, weights + bits, conflict, shifted, THRESHOLD, prior + float(bits))
 
 
 def _reordered(table: Table, order: npt.NDArray[np.int64]) -> Table:

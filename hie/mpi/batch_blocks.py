@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,17 @@ Keys = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int64]
 
 CAP = 100
-"""Records of the largest block that is compared."""
+"""Records of the largest block that is compared, for the strict rules."""
+LOOSE_CAPS = (100, 300, 1000)
+"""The same for the looser ones, tried one after the other."""
 WHOLE = 2_000
 """Records up to which every pair is compared."""
-BUDGET = 2_500_000
-PER_RECORD = 3
-"""Pairs that looser rules may add: the larger of `BUDGET` and so many per record."""
+BUDGET = 4_000_000
+PER_RECORD = 2
+"""Pairs that looser rules may add: the larger of `BUDGET` less those of the strict rules, and so many per record."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """A block rule: `keys` belong to the records `at`; 0 is no key."""
 
@@ -62,26 +65,27 @@ def candidates(columns: Columns) -> Pairs:
         return Pairs(i.astype(np.int32), j.astype(np.int32), ())
     made: list[Rule] = []
     found: list[Ids] = []
-    offered: list[tuple[int, int, Rule, Ids, Ids]] = []
-    for order, rule in enumerate(_rules(columns)):
-        starts, ordered = _blocks(rule, size)
-        if not rule.loose:
+    offers: list[tuple[int, int, int, _Blocks]] = []
+    rules = list(_rules(columns))
+    for order, rule in enumerate(rules):
+        blocks = _Blocks(rule, size)
+        if rule.loose:
+            for low, high in pairwise((1, *LOOSE_CAPS)):
+                if cost := blocks.cost(low, high):
+                    offers.append((cost, order, low, blocks))
+        else:
             made.append(rule)
-            found.append(_pairs_of(starts, ordered, size))
-            continue
-        cost = int((_sizes(starts, len(ordered)) * (_sizes(starts, len(ordered)) - 1) // 2).sum())
-        if cost:
-            offered.append((cost, order, rule, starts, ordered))
-    left = max(BUDGET, PER_RECORD * size)
-    for cost, _, rule, starts, ordered in sorted(offered, key=lambda offer: offer[:2]):
+            found.append(blocks.pairs(1, CAP))
+    left = max(BUDGET - sum(map(len, found)), PER_RECORD * size)
+    for cost, order, low, blocks in sorted(offers, key=lambda offer: offer[:3]):
         if cost > left:
             break
         left -= cost
-        made.append(rule)
-        found.append(_pairs_of(starts, ordered, size))
+        made.append(rules[order])
+        found.append(blocks.pairs(low, LOOSE_CAPS[(1, *LOOSE_CAPS).index(low)]))
     ids = _distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
     i = ids // size
-    return Pairs(i.astype(np.int32), (ids - i * size).astype(np.int32), tuple(made))
+    return Pairs(i.astype(np.int32), (ids - i * size).astype(np.int32), tuple(dict.fromkeys(made)))
 
 
 def _distinct(ids: Ids) -> Ids:
@@ -91,46 +95,47 @@ def _distinct(ids: Ids) -> Ids:
     return ids[keep]
 
 
-def _blocks(rule: Rule, size: int) -> tuple[Ids, Ids]:
-    """Start of each block of 2 to CAP records, and the records ordered by key."""
-    bits = max(1, int(size - 1).bit_length())
-    at = np.arange(size) if rule.at is None else rule.at
-    real = rule.keys != 0
-    mask = np.uint64((1 << 64) - (1 << bits))
-    packed = (rule.keys[real] & mask) | at[real].astype(np.uint64)
-    packed.sort()
-    if rule.at is not None and len(packed):
-        packed = packed[np.concatenate(([True], packed[1:] != packed[:-1]))]
-    keys = packed & mask
-    ordered = (packed & ~mask).astype(np.int64)
-    new = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if len(keys) else np.zeros(0, np.int64)
-    sizes = np.diff(np.append(new, len(keys)))
-    keep = (sizes > 1) & (sizes <= CAP)
-    starts, sizes = new[keep], sizes[keep]
-    # only the records of such blocks, moved together
-    inside = np.repeat(starts - np.concatenate(([0], np.cumsum(sizes)[:-1])), sizes) + np.arange(sizes.sum())
-    return np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64), ordered[inside]
+class _Blocks:
+    """The blocks of one rule: records ordered by key."""
 
+    def __init__(self, rule: Rule, size: int) -> None:
+        self.size = size
+        bits = max(1, int(size - 1).bit_length())
+        at = np.arange(size) if rule.at is None else rule.at
+        real = rule.keys != 0
+        mask = np.uint64((1 << 64) - (1 << bits))
+        packed = (rule.keys[real] & mask) | at[real].astype(np.uint64)
+        packed.sort()
+        if rule.at is not None and len(packed):
+            packed = packed[np.concatenate(([True], packed[1:] != packed[:-1]))]
+        keys = packed & mask
+        self.ordered = (packed & ~mask).astype(np.int64)
+        self.starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1]))) if len(keys) else np.zeros(0, int)
+        self.sizes = np.diff(np.append(self.starts, len(keys)))
 
-def _sizes(starts: Ids, total: int) -> Ids:
-    return np.diff(np.append(starts, total))
+    def cost(self, low: int, high: int) -> int:
+        """Pairs in blocks of more than `low` and at most `high` records."""
+        sizes = self.sizes[(self.sizes > low) & (self.sizes <= high)]
+        return int((sizes * (sizes - 1) // 2).sum())
 
-
-def _pairs_of(starts: Ids, ordered: Ids, size: int) -> Ids:
-    """i * size + j of every pair within a block, i < j."""
-    if not len(starts):
-        return np.zeros(0, np.int64)
-    sizes = _sizes(starts, len(ordered))
-    # how many records follow in the same block
-    follow = np.repeat(sizes, sizes) - (np.arange(len(ordered)) - np.repeat(starts, sizes)) - 1
-    made, lag = [], 1
-    at = np.flatnonzero(follow >= 1)
-    while len(at):
-        a, b = ordered[at], ordered[at + lag]
-        made.append(np.minimum(a, b) * size + np.maximum(a, b))
-        lag += 1
-        at = at[follow[at] >= lag]
-    return np.concatenate(made) if made else np.zeros(0, np.int64)
+    def pairs(self, low: int, high: int) -> Ids:
+        """i * size + j, i < j, of every pair in such blocks."""
+        keep = (self.sizes > low) & (self.sizes <= high)
+        starts, sizes = self.starts[keep], self.sizes[keep]
+        total = int(sizes.sum())
+        if not total:
+            return np.zeros(0, np.int64)
+        within = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        ordered = self.ordered[np.repeat(starts, sizes) + within]
+        follow = np.repeat(sizes, sizes) - within - 1
+        made, lag = [], 1
+        at = np.flatnonzero(follow >= 1)
+        while len(at):
+            a, b = ordered[at], ordered[at + lag]
+            made.append(np.minimum(a, b) * self.size + np.maximum(a, b))
+            lag += 1
+            at = at[follow[at] >= lag]
+        return np.concatenate(made)
 
 
 def proposed_freely(pairs: Pairs, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], traits: tuple[str, ...]) -> Ids:

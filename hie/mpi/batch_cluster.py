@@ -17,10 +17,13 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-Score = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], tuple[Weights, Bools]]
+Score = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], tuple[Weights, Bools, Weights]]
 
 HIGH, LOW = 20.0, -20.0
 """Bits beyond which one pair says no more than another."""
+ENOUGH = 3.0
+"""Times the bits of the prior that two records must be able to tell before the prior counts in full: it speaks against
+a pair that has nothing to compare, and that is no evidence."""
 LARGEST = 60
 """Records of a component whose every pair is weighed; a larger one is first cut at its weaker links."""
 
@@ -56,6 +59,7 @@ def cluster(
     conflict: Bools,
     score: Score,
     threshold: float,
+    prior: float,
 ) -> Clusters:
     """The people among `size` records, from candidate pairs and their bits; `score` weighs any further pairs."""
     person = np.arange(size)
@@ -69,7 +73,7 @@ def cluster(
         two = counts[label] == 2
         person[two] = label[two]
         members = np.flatnonzero((counts[label] > 2) & (counts[label] <= LARGEST))
-        inner.append(_weigh(person, members, label, score, threshold))
+        inner.append(_weigh(person, members, label, score, threshold, prior))
         limit += 3.0
         keep = (counts[label[a]] > LARGEST) & (bits > limit)
         a, b, bits = a[keep], b[keep], bits[keep]
@@ -78,7 +82,7 @@ def cluster(
 
 
 def _weigh(
-    person: Ids, members: Ids, label: Ids, score: Score, threshold: float
+    person: Ids, members: Ids, label: Ids, score: Score, threshold: float, prior: float
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Weights, Bools]:
     """Settle components of three and more: all their pairs are weighed, and those not of one mind are divided."""
     members = members[np.argsort(label[members], kind="stable")]
@@ -92,7 +96,7 @@ def _weigh(
     begin = np.searchsorted(first, np.arange(len(members)))
     second = first + 1 + np.arange(len(first)) - begin[first]
     i, j = members[first].astype(np.int32), members[second].astype(np.int32)
-    weights, conflict = score(i, j)
+    weights, conflict, capacity = score(i, j)
     if not len(i):
         return i, j, weights, conflict
     of_component = begin[starts]
@@ -103,47 +107,59 @@ def _weigh(
         n, at = int(sizes[k]), int(of_component[k])
         pairs = slice(at, at + n * (n - 1) // 2)
         group = members[starts[k] : starts[k] + n]
-        for cluster_ in _agglomerate(n, weights[pairs], conflict[pairs], threshold):
+        for cluster_ in _agglomerate(n, weights[pairs], conflict[pairs], capacity[pairs], threshold, prior):
             person[group[cluster_]] = group[cluster_[0]]
     return i, j, weights, conflict
 
 
-def _agglomerate(n: int, weights: Weights, conflict: Bools, threshold: float) -> list[list[int]]:
-    """Average linkage of `n` records; `weights` of the pairs (0, 1), (0, 2), ... (n - 2, n - 1)."""
-    total = np.zeros((n, n))
+def _agglomerate(
+    n: int, weights: Weights, conflict: Bools, capacity: Weights, threshold: float, prior: float
+) -> list[list[int]]:
+    """Clusters of `n` records; `weights` of the pairs (0, 1), (0, 2), ... (n - 2, n - 1)."""
     upper = np.triu_indices(n, 1)
-    total[upper] = np.where(conflict, -np.inf, np.clip(weights, LOW, HIGH) - threshold)
-    total += total.T
+    force, mass = np.zeros((n, n)), np.zeros((n, n))
+    told = np.minimum(1.0, capacity / (ENOUGH * max(1.0, -prior)))
+    weights = weights - np.float32(prior) * (1 - told)
+    force[upper] = np.where(conflict, -np.inf, (np.clip(weights, LOW, HIGH) - threshold) * capacity)
+    mass[upper] = capacity
+    force += force.T
+    mass += mass.T
+    np.fill_diagonal(force, -np.inf)
+    np.fill_diagonal(mass, 1.0)
     clusters = [[k] for k in range(n)]
-    count = np.ones(n)
-    np.fill_diagonal(total, -np.inf)
     while True:
-        mean = total / np.outer(count, count)
+        mean = force / mass
         best = int(mean.argmax())
         a, b = sorted(divmod(best, n))
         if not mean[a, b] > 0:
             return [sorted(c) for c in clusters if c]
         clusters[a] += clusters[b]
         clusters[b] = []
-        total[a] += total[b]
-        total[:, a] = total[a]
-        total[a, a] = -np.inf
-        total[b] = total[:, b] = -np.inf
-        count[a] += count[b]
+        force[a] += force[b]
+        mass[a] += mass[b]
+        force[:, a], mass[:, a] = force[a], mass[a]
+        force[a, a] = -np.inf
+        force[b] = force[:, b] = -np.inf
+        mass[b] = mass[:, b] = 1.0
 
 
 def _belonging(
     person: Ids, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], weights: Weights
 ) -> npt.NDArray[np.float64]:
-    """Per record the probability that it belongs to its person: by its closest record there; alone, that none is."""
-    made = np.full(len(person), -np.inf)
+    """Per record the probability that it belongs where it is: by its closest record there, against its closest
+    record elsewhere; of a record alone, that it has none."""
+    inside, outside = np.full(len(person), -np.inf), np.full(len(person), -np.inf)
     together = person[i] == person[j]
-    np.maximum.at(made, i[together], weights[together].astype(np.float64))
-    np.maximum.at(made, j[together], weights[together].astype(np.float64))
-    probability = 1 / (1 + np.exp2(-np.clip(made, -500, 500)))
+    for made, chosen in ((inside, together), (outside, ~together)):
+        bits = weights[chosen].astype(np.float64)
+        np.maximum.at(made, i[chosen], bits)
+        np.maximum.at(made, j[chosen], bits)
+    odds, rival = np.exp2(np.clip(inside, -500, 500)), np.exp2(np.clip(outside, -500, 500))
     alone = np.bincount(person, minlength=len(person))[person] == 1
-    rival = np.full(len(person), -np.inf)
-    np.maximum.at(rival, i, weights.astype(np.float64))
-    np.maximum.at(rival, j, weights.astype(np.float64))
-    made = np.where(alone, 1 / (1 + np.exp2(np.clip(rival, -500, 500))), probability)
-    return made
+    made = np.where(alone, 1.0, odds) / (1.0 + odds + rival)
+    return np.asarray(made)
+
+
+def singles(person: Ids) -> float:
+    """The share of records that are alone."""
+    return float((np.bincount(person, minlength=len(person)) == 1).sum() / max(1, len(person)))

@@ -24,6 +24,8 @@ class Scorer:
         self.model = model
         self.match = np.array([c.match for c in model.classes])
         self.tables = [np.log2(np.vstack([np.ones((1, t.shape[1])), t])) for t in tables_of(model)]
+        match = sum(c.pairs for c in model.classes if c.match)
+        self.prior = log2(match) - log2(sum(c.pairs for c in model.classes) - match)
         self.priors = np.log2([c.pairs for c in model.classes])
         self.chance = {t: np.array([c.name in model.chance[t] for c in model.classes]) for t in WITH_FREQUENCIES}
         self.rarity, self.common = {}, {}
@@ -33,6 +35,17 @@ class Scorer:
             shares = np.array([*(table.share(name) for name in names), table.otherwise])
             self.rarity[trait] = np.log2(shares / table.expected)
             self.common[trait] = shares >= model.culture.share
+
+    def capacity(self, patterns: npt.NDArray[np.int32]) -> Weights:
+        """Bits that the traits known of both would say if the two were one person: how much a pair can tell at all."""
+        known = unpack(patterns) > 0
+        match = np.array([c.pairs if c.match else 0.0 for c in self.model.classes])
+        random = [c.name for c in self.model.classes].index("random")
+        made = np.full(len(patterns), 0.1, np.float32)
+        for t, table in enumerate(tables_of(self.model)):
+            agree = table @ match / match.sum()
+            made += known[:, t] * np.float32((agree * np.log2(agree / table[:, random])).sum())
+        return made
 
     def sums(self, patterns: npt.NDArray[np.int32]) -> Floats:
         """[pattern, class]: log2 of prior and level shares."""
@@ -77,15 +90,17 @@ class Scorer:
 
 def score_all(
     comparer: Comparer, scorer: Scorer, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32]
-) -> tuple[Weights, npt.NDArray[np.bool_]]:
-    """Bits of every pair and whether a hard conflict forbids it."""
+) -> tuple[Weights, npt.NDArray[np.bool_], Weights]:
+    """Bits of every pair, whether a hard conflict forbids it, and how much it can tell."""
     weights = np.empty(len(i), np.float32)
     conflict = np.zeros(len(i), bool)
+    capacity = np.empty(len(i), np.float32)
     for start in range(0, len(i), CHUNK):
         part = slice(start, start + CHUNK)
         a, b = i[part].astype(np.intp), j[part].astype(np.intp)
         compared = comparer.compare(a, b)
         weights[part] = scorer.weights(compared)
+        capacity[part] = scorer.capacity(compared.pattern)
         near = np.flatnonzero(weights[part] > HOPELESS)
         conflict[start + near] = comparer.conflicts(a[near], b[near], compared.pattern[near])
-    return weights, conflict
+    return weights, conflict, capacity

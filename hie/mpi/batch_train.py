@@ -15,7 +15,7 @@ from hie.mpi.batch_score import Scorer
 from hie.mpi.batch_traits import Codes, Columns
 from hie.mpi.comparison import TRAITS
 from hie.mpi.estimation import Estimator, Fit, Patterns, levels_of
-from hie.mpi.model import WITH_FREQUENCIES, Frequencies, Model, PairClass
+from hie.mpi.model import WITH_FREQUENCIES, Culture, Frequencies, Model, PairClass
 
 SAMPLED = 600_000
 """Candidate pairs that are learned from, and random pairs that anchor chance."""
@@ -39,6 +39,7 @@ def learn(columns: Columns, comparer: Comparer, pairs: Pairs, base: Model, prove
     size = len(columns)
     frequencies = frequencies_of(columns, base)
     known = replace(base, frequencies=frequencies)
+    known = replace(known, culture=culture_of(columns, known))
     if size < FEW or not len(pairs):
         return Learned(
             _closed(known, known.levels, {c.name: c.pairs for c in base.classes}, size, provenance), None, None
@@ -122,3 +123,40 @@ def _frequencies(columns: Columns, codes: Codes, base: Frequencies) -> Frequenci
     values = {name: float(f"{shares[name]:.3g}") for name in listed[: training.LISTED]}
     expected = float((np.array(list(shares.values())) ** 2).sum())
     return Frequencies(max(expected, 1e-6), base.otherwise, values)
+
+
+BASE_CULTURE = 20.0
+"""Weight of the base model's culture factor, in pairs expected by chance."""
+
+
+def culture_of(columns: Columns, base: Model) -> Culture:
+    """How much more often two strangers share a common given and a common family name than if names were independent.
+
+    Counted on pairs of one name whose birth years and birthdays both differ: they are two people.
+    """
+    culture = base.culture
+    common = []
+    for trait, codes in zip(WITH_FREQUENCIES, (columns.given, columns.solid), strict=True):
+        shares = np.array([*(base.frequencies[trait].share(name) >= culture.share for name in columns.names), False])
+        common.append(shares[codes] & (codes >= 0))
+    at = np.flatnonzero(common[0] & common[1] & (columns.day > 0))
+    size = len(at)
+    if size < 2:
+        return culture
+    given, family = columns.given[at].astype(np.int64), columns.solid[at].astype(np.int64)
+    name = given << 32 | family
+    year, day = columns.year[at].astype(np.int64), columns.month[at].astype(np.int64) * 32 + columns.day[at]
+    apart = _equal_pairs(name) - _equal_pairs(name, year) - _equal_pairs(name, day) + _equal_pairs(name, year, day)
+    different = 1 - _equal_pairs(year) / (size * (size - 1) / 2)
+    independent = _equal_pairs(given) * _equal_pairs(family) / (size * (size - 1) / 2) * different
+    factor = (apart + BASE_CULTURE * culture.factor) / (independent + BASE_CULTURE)
+    return Culture(culture.share, float(f"{max(1.0, factor):.3g}"))
+
+
+def _equal_pairs(*parts: npt.NDArray[np.int64]) -> float:
+    """Pairs of rows that are equal in all parts."""
+    key = parts[0]
+    for part in parts[1:]:
+        key = np.unique(key, return_inverse=True)[1] * (int(part.max()) + 1) + part
+    counts = np.unique(key, return_counts=True)[1].astype(float)
+    return float((counts * (counts - 1) / 2).sum())

@@ -24,7 +24,10 @@ from hie.mpi.model import WITH_FREQUENCIES, Model
 Floats = npt.NDArray[np.float64]
 
 ROUNDS = 60
-SETTLED = 2e-4
+TRIAL_ROUNDS = 6
+ANCHORED = 4
+"""Rounds after which chance is anchored anew."""
+SETTLED = 5e-4
 """Largest change of any share in a round that counts as settled."""
 PRIOR = 100.0
 """Weight of the base model in each class, in pairs."""
@@ -93,8 +96,9 @@ class Estimator:
         self.before = tables_of(base)
 
     def fit(self) -> Fit:
-        """The likeliest of several starts."""
-        return max((self._run(start) for start in self._starts()), key=lambda fit: fit.likelihood)
+        """The likeliest of several starts: each gets a few rounds, the best goes on."""
+        begun = [self._run(self._begin(start), TRIAL_ROUNDS) for start in self._starts()]
+        return self._run(max(begun, key=lambda fit: fit.likelihood), ROUNDS)
 
     def _starts(self) -> list[list[Floats]]:
         """The base model, and one that expects many more errors."""
@@ -105,23 +109,26 @@ class Estimator:
             noisy.append(softer / softer.sum(axis=0))
         return [self.before, noisy]
 
-    def _run(self, start: list[Floats]) -> Fit:
+    def _begin(self, tables: list[Floats]) -> Fit:
         records = np.sqrt(2 * self.random_pairs / self.share)
         sizes = np.array([c.pairs * records / 2 for c in self.base.classes]) * self.share
         sizes[self.random] = self.random_pairs
-        tables = self._anchor(start, sizes)
-        settled, rounds = False, 0
-        likelihood = -np.inf
-        while rounds < ROUNDS and not settled:
-            rounds += 1
+        return Fit(self._anchor(tables, sizes), sizes, 0, False, -np.inf)
+
+    def _run(self, fit: Fit, rounds: int) -> Fit:
+        tables, sizes, settled, likelihood = fit.tables, fit.sizes, False, -np.inf
+        for round_ in range(1, rounds + 1):
             weights, likelihood = self.responsibilities(self.proposed, tables, sizes)
             new = self._shares(weights, tables)
             sizes = weights.sum(axis=0) + 1.0
             sizes[self.random] = self.random_pairs
-            new = self._anchor(new, sizes)
-            settled = max(float(np.abs(a - b).max()) for a, b in zip(new, tables, strict=True)) < SETTLED
-            tables = new
-        return Fit(tables, sizes, rounds, settled, likelihood + self._prior(tables))
+            if round_ % ANCHORED == 0:
+                new = self._anchor(new, sizes)
+            change = max(float(np.abs(a - b).max()) for a, b in zip(new, tables, strict=True))
+            tables, settled = new, change < SETTLED
+            if settled:
+                break
+        return Fit(self._anchor(tables, sizes), sizes, fit.rounds + round_, settled, likelihood + self._prior(tables))
 
     def responsibilities(self, patterns: Patterns, tables: Sequence[Floats], sizes: Floats) -> tuple[Floats, float]:
         """Expected pairs [pattern, class], and the log-likelihood of all."""
