@@ -20,10 +20,10 @@ warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 STARTED = time.perf_counter()
 
-import duckdb  # noqa: E402
-import splink.comparison_level_library as cll  # noqa: E402
-import splink.comparison_library as cl  # noqa: E402
-from splink import DuckDBAPI, Linker, SettingsCreator, block_on  # noqa: E402
+import duckdb
+import splink.comparison_level_library as cll
+import splink.comparison_library as cl
+from splink import DuckDBAPI, Linker, SettingsCreator, block_on
 
 COLUMNS = ("given", "middle", "family", "birth_date", "sex", "ssn", "phone", "email", "street", "city", "state", "zip")
 

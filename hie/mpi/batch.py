@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hie.mpi.batch_blocks import candidates
-from hie.mpi.batch_cluster import Clusters, Score, cluster, singles
+from hie.mpi.batch_cluster import Clusters, Score, cluster
 from hie.mpi.batch_compare import Comparer
 from hie.mpi.batch_read import Column, Table, read, write_links
 from hie.mpi.batch_score import Scorer, Weights, score_all
@@ -102,13 +102,15 @@ def people_of(
     score: Score,
     prior: float,
 ) -> Clusters:
-    """The people, clustered twice.
+    """The people.
 
     A pair's weight takes the other records for strangers. But where nine records in ten have a person in the file,
-    "it has none" is that much less likely: a first clustering tells how many are alone, and the second adds those bits.
+    "it has none" is that much less likely: those bits are added first.
     """
-    first = cluster(size, i, j, weights, conflict, score, THRESHOLD, prior)
-    bits = np.float32(-log2(max(FEWEST_ALONE, min(1.0, singles(first.person)))))
+    likely = (weights > THRESHOLD) & ~conflict
+    linked = np.zeros(size, bool)
+    linked[i[likely]] = linked[j[likely]] = True
+    bits = np.float32(-log2(max(FEWEST_ALONE, 1.0 - float(linked.mean()))))
 
     def shifted(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> tuple[Weights, npt.NDArray[np.bool_], Weights]:
         more, forbidden, capacity = score(a, b)

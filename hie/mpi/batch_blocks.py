@@ -8,7 +8,9 @@ file is compared whole. Each rule names the traits that it presumes to agree: tr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +30,11 @@ LOOSE_CAPS = (100, 300, 1000)
 """The same for the looser ones, tried one after the other."""
 WHOLE = 2_000
 """Records up to which every pair is compared."""
+WORKERS = max(1, min(4, len(os.sched_getaffinity(0))))
+MANY = 300_000
+THIN = 2.0
+"""Looser rules are for files of up to `MANY` records, and for those whose strict rules propose fewer than `THIN` pairs
+per record."""
 BUDGET = 4_000_000
 PER_RECORD = 2
 """Pairs that looser rules may add: the larger of `BUDGET` less those of the strict rules, and so many per record."""
@@ -41,7 +48,6 @@ class Rule:
     presumes: tuple[str, ...]
     at: npt.NDArray[np.intp] | None
     keys: Keys
-    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,29 +69,32 @@ def candidates(columns: Columns) -> Pairs:
     if size <= WHOLE:
         i, j = np.triu_indices(size, 1)
         return Pairs(i.astype(np.int32), j.astype(np.int32), ())
-    made: list[Rule] = []
-    found: list[Ids] = []
-    offers: list[tuple[int, int, int, _Blocks]] = []
-    rules = list(_rules(columns))
-    for order, rule in enumerate(rules):
-        blocks = _Blocks(rule, size)
-        if rule.loose:
-            for low, high in pairwise((1, *LOOSE_CAPS)):
-                if cost := blocks.cost(low, high):
-                    offers.append((cost, order, low, blocks))
-        else:
-            made.append(rule)
-            found.append(blocks.pairs(1, CAP))
-    left = max(BUDGET - sum(map(len, found)), PER_RECORD * size)
-    for cost, order, low, blocks in sorted(offers, key=lambda offer: offer[:3]):
-        if cost > left:
-            break
-        left -= cost
-        made.append(rules[order])
-        found.append(blocks.pairs(low, LOOSE_CAPS[(1, *LOOSE_CAPS).index(low)]))
+    parts = _Parts(columns)
+    made = list(_strict(parts))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = list(pool.map(lambda rule: _Blocks(rule, size).pairs(1, CAP), made))
+    strict = sum(map(len, found))
+    if size <= MANY or strict < THIN * size:
+        left = max(BUDGET - strict, PER_RECORD * size)
+        rules = list(_loose(parts))
+        for cost, order, low, high in sorted(_offers(rules, size)):
+            if cost > left:
+                break
+            left -= cost
+            made.append(rules[order])
+            found.append(_Blocks(rules[order], size).pairs(low, high))
     ids = _distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
     i = ids // size
     return Pairs(i.astype(np.int32), (ids - i * size).astype(np.int32), tuple(dict.fromkeys(made)))
+
+
+def _offers(rules: list[Rule], size: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of each looser rule: its pairs, its place, and the sizes of blocks that have them."""
+    for order, rule in enumerate(rules):
+        blocks = _Blocks(rule, size)
+        for low, high in pairwise((1, *LOOSE_CAPS)):
+            if cost := blocks.cost(low, high):
+                yield cost, order, low, high
 
 
 def _distinct(ids: Ids) -> Ids:
@@ -146,32 +155,25 @@ def proposed_freely(pairs: Pairs, i: npt.NDArray[np.int32], j: npt.NDArray[np.in
     size = 1 + max(int(i.max(initial=0)), int(j.max(initial=0)))
     for rule in pairs.rules:
         free = sum(1 << t for t, trait in enumerate(traits) if trait not in rule.presumes)
-        if rule.at is None:
-            agree = (rule.keys[i] == rule.keys[j]) & (rule.keys[i] != 0)
-        else:
-            agree = _share(rule, i, j, size)
-        made[agree] |= free
+        made[_share(rule, i, j, size)] |= free
     return made
 
 
 def _share(rule: Rule, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32], size: int) -> npt.NDArray[np.bool_]:
-    """Whether two records share one of their keys of a rule with several per record."""
-    assert rule.at is not None  # noqa: S101
+    """Whether two records share a key of the rule."""
+    if rule.at is None:
+        return np.asarray((rule.keys[i] == rule.keys[j]) & (rule.keys[i] != 0))
     real = (rule.keys != 0) & (rule.at < size)
     order = np.argsort(rule.at[real], kind="stable")
-    at, keys = rule.at[real][order], rule.keys[real][order]
+    at, keys = rule.at[real][order], np.append(rule.keys[real][order], np.uint64(0))
     first = np.searchsorted(at, np.arange(size + 1))
     counts = np.diff(first)
-    most = int(counts.max(initial=0))
     made = np.zeros(len(i), bool)
-    if not most:
-        return made
-    keys = np.append(keys, np.uint64(0))
-    for a in range(most):
-        left = np.where(a < counts[i], keys[np.minimum(first[i] + a, len(keys) - 1)], np.uint64(0))
-        for b in range(most):
-            right = np.where(b < counts[j], keys[np.minimum(first[j] + b, len(keys) - 1)], np.uint64(1))
-            made |= (left == right) & (left != 0)
+    for a in range(int(counts.max(initial=0))):
+        for b in range(a + 1):
+            for x, y in ((a, b), (b, a)) if a != b else ((a, b),):
+                rows = np.flatnonzero((counts[i] > x) & (counts[j] > y) & ~made)
+                made[rows] = keys[first[i[rows]] + x] == keys[first[j[rows]] + y]
     return made
 
 
@@ -184,28 +186,30 @@ class _Parts:
     def __init__(self, columns: Columns) -> None:
         c, n = columns, columns.names
         code = {name: k for k, name in enumerate(n)}
-        of_root = [
-            code.get(roots(name)[-1] if len(roots(name)) == 2 else roots(name)[min(1, len(roots(name)) - 1)], k)
-            for k, name in enumerate(n)
-        ]
+        called, surnamed = c.called, c.surnamed
+
+        def root(name: str) -> int:
+            """The commonest whole name that it may be short for."""
+            return 1 + code.get(roots(name)[:2][-1], code[name])
+
+        of_root = c.of_names(called, root)
+        is_long = np.array([*(len(name) > 1 for name in n), False])
+        first = np.array([*(ord(name[0]) for name in n), 0], np.int64)
         sounds: dict[str, int] = {}
-        of_sound = [sounds.setdefault(sound(name), len(sounds) + 1) for name in n]
-        self.given = _lookup(np.array([len(name) > 1 for name in n]) * (np.arange(len(n)) + 1), c.given)
-        self.root = _lookup(np.array(of_root, np.int64) + 1, c.given)
-        self.called = [
-            self.root,
-            _lookup((np.array(of_root, np.int64) + 1) * np.array([len(name) > 1 for name in n]), c.middle[0]),
-        ]
+        of_sound = c.of_names(surnamed, lambda name: sounds.setdefault(sound(name), len(sounds) + 1))
+        self.given = np.where(is_long[c.given], c.given.astype(np.int64) + 1, 0)
+        self.root = of_root[c.given]
+        self.called = [self.root, np.where(is_long[c.middle[0]], of_root[c.middle[0]], 0)]
         joined = c.joined.astype(np.int64) + 1
         joined[c.joined == c.given] = 0
         self.called.append(joined)
-        self.initial = _lookup(np.array([ord(name[0]) for name in n], np.int64), c.given)
+        self.initial = first[c.given]
         self.family = c.solid.astype(np.int64) + 1
-        self.sounds = [_lookup(np.array(of_sound, np.int64), part) for part in c.parts]
+        self.sounds = [of_sound[part] for part in c.parts]
         self.sound = self.sounds[0]
-        self.family3 = _lookup(np.array([_prefix(name) for name in n], np.int64), c.solid)
-        self.given3 = _lookup(np.array([_prefix(name) for name in n], np.int64), c.given)
-        self.family1 = _lookup(np.array([ord(name[0]) for name in n], np.int64), c.solid)
+        self.family1 = first[c.solid]
+        self.family3 = c.of_names(surnamed, _prefix)[c.solid]
+        self.given3 = c.of_names(called, _prefix)[c.given]
         year, month, day = (part.astype(np.int64) for part in (c.year, c.month, c.day))
         self.year = year
         self.month_day = np.where(
@@ -256,38 +260,43 @@ def _prefix(name: str) -> int:
     return made
 
 
-def _rules(columns: Columns) -> Iterator[Rule]:
-    p = _Parts(columns)
+def _one(name: str, presumes: str, *parts: npt.NDArray[np.int64]) -> Rule:
+    return Rule(name, tuple(presumes.split()), None, _mix(name, parts))
 
-    def one(name: str, presumes: str, *parts: npt.NDArray[np.int64], loose: bool = False) -> Rule:
-        return Rule(name, tuple(presumes.split()), None, _mix(name, parts), loose)
 
-    def several(name: str, presumes: str, many: list[npt.NDArray[np.int64]], *parts: npt.NDArray[np.int64]) -> Rule:
-        """One key for each of the names in `many`."""
-        at, keys = [], []
-        for k, first in enumerate(many):
-            rows = np.flatnonzero(first) if k else np.arange(len(first))
-            at.append(rows)
-            keys.append(_mix(name, [first[rows], *(part[rows] for part in parts)]))
-        if len(at) == 1 or not sum(len(rows) for rows in at[1:]):
-            return Rule(name, tuple(presumes.split()), None, keys[0])
-        return Rule(name, tuple(presumes.split()), np.concatenate(at), np.concatenate(keys))
+def _several(name: str, presumes: str, many: list[npt.NDArray[np.int64]], *parts: npt.NDArray[np.int64]) -> Rule:
+    """One key for each of the names in `many`."""
+    at, keys = [], []
+    for k, first in enumerate(many):
+        rows = np.flatnonzero(first) if k else np.arange(len(first))
+        at.append(rows)
+        keys.append(_mix(name, [first[rows], *(part[rows] for part in parts)]))
+    if not sum(len(rows) for rows in at[1:]):
+        return Rule(name, tuple(presumes.split()), None, keys[0])
+    return Rule(name, tuple(presumes.split()), np.concatenate(at), np.concatenate(keys))
 
-    yield one("ssn", "ssn", p.ssn)
-    yield one("last-four", "ssn birth_date", p.last_four, p.year)
-    yield one("last-four-name", "ssn family", p.last_four, p.sound)
-    yield one("phone", "phone", p.phone)
-    yield one("email", "email", p.email)
-    yield several("given-date", "given birth_date middle", p.called, p.date)
-    yield several("family-date", "family birth_date", p.sounds, p.date)
-    yield one("date-zip", "birth_date address", p.date, p.zip)
-    yield several("name-year", "given family birth_date", p.sounds, p.initial, p.year)
-    yield several("name-day", "given family birth_date", p.sounds, p.root, p.month_day)
-    yield several("name-zip", "given family address", p.sounds, p.root, p.zip)
-    yield several("name-street", "given address", p.called, p.house)
-    yield several("family-street", "family address", p.sounds, p.house)
-    yield one("swapped", "given family birth_date", p.name_pair, p.year)
-    yield one("name", "given family", p.root, p.family)
+
+def _strict(p: _Parts) -> Iterator[Rule]:
+    """The rules of `hie.mpi.blocking`."""
+    yield _one("ssn", "ssn", p.ssn)
+    yield _one("last-four", "ssn birth_date", p.last_four, p.year)
+    yield _one("last-four-name", "ssn family", p.last_four, p.sound)
+    yield _one("phone", "phone", p.phone)
+    yield _one("email", "email", p.email)
+    yield _several("given-date", "given birth_date middle", p.called, p.date)
+    yield _several("family-date", "family birth_date", p.sounds, p.date)
+    yield _one("date-zip", "birth_date address", p.date, p.zip)
+    yield _several("name-year", "given family birth_date", p.sounds, p.initial, p.year)
+    yield _several("name-day", "given family birth_date", p.sounds, p.root, p.month_day)
+    yield _several("name-zip", "given family address", p.sounds, p.root, p.zip)
+    yield _several("name-street", "given address", p.called, p.house)
+    yield _several("family-street", "family address", p.sounds, p.house)
+    yield _one("swapped", "given family birth_date", p.name_pair, p.year)
+    yield _one("name", "given family", p.root, p.family)
+
+
+def _loose(p: _Parts) -> Iterator[Rule]:
+    """Rules of one or two traits, for files that have few."""
     loose = (
         ("name-sound", "given family", (p.root, p.sound)),
         ("date", "birth_date", (p.date,)),
@@ -323,7 +332,7 @@ def _rules(columns: Columns) -> Iterator[Rule]:
         ("family", "family", (p.family,)),
     )  # fmt: skip
     for name, presumes, parts in loose:
-        yield one(name, presumes, *parts, loose=True)
+        yield _one(name, presumes, *parts)
 
 
 _MULTIPLY = np.uint64(0x9E3779B97F4A7C15)

@@ -158,8 +158,3 @@ def _belonging(
     alone = np.bincount(person, minlength=len(person))[person] == 1
     made = np.where(alone, 1.0, odds) / (1.0 + odds + rival)
     return np.asarray(made)
-
-
-def singles(person: Ids) -> float:
-    """The share of records that are alone."""
-    return float((np.bincount(person, minlength=len(person)) == 1).sum() / max(1, len(person)))

@@ -7,20 +7,22 @@ thousands of patterns stand for millions of pairs. `tests/mpi/batch` holds every
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jellyfish import metaphone
 from rapidfuzz.distance import OSA, JaroWinkler
 from rapidfuzz.process import cpdist
 
 from hie.mpi import comparison as cmp
 from hie.mpi.batch_traits import SUFFIXES, Bools, Codes, Columns, Strings, Text
 from hie.mpi.comparison import LEVELS, TRAITS
-from hie.mpi.nicknames import are_related, is_nickname, neighbours
+from hie.mpi.nicknames import are_related, is_nickname, neighbours, registered_names
 
 Ints = npt.NDArray[np.int64]
 Levels = npt.NDArray[np.int8]
@@ -30,7 +32,8 @@ CODE = {trait: {level: k + 1 for k, level in enumerate(LEVELS[trait])} for trait
 """Level -> its number in a pattern; 0 is no evidence."""
 RADIX = tuple(len(LEVELS[trait]) + 1 for trait in TRAITS)
 TINY = 1e-9
-CHUNK = 400_000
+CHUNK = 200_000
+WORKERS = max(1, min(4, len(os.sched_getaffinity(0))))
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Comparer:
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
-        self.names = _Names(columns.names)
+        self.names = _Names(columns)
         self.email_letters = _Letters(columns.email.values)
         self.ssn_length = np.append(np.array([len(value) for value in columns.ssn.values], np.int8), np.int8(0))
         last: dict[str, int] = {}
@@ -69,6 +72,22 @@ class Comparer:
             complex_name |= part >= 0
         self.complex_family = complex_name
         self.several_middle = (columns.middle[1] >= 0) if len(columns.middle) > 1 else np.zeros(len(columns), bool)
+
+    def compare_all(self, i: Codes, j: Codes, then: Callable[[slice, Compared], None]) -> None:
+        """Compares in parts on all cores; `then` gets each part with its place."""
+
+        def one(start: int) -> None:
+            part = slice(start, start + CHUNK)
+            then(part, self.compare(i[part].astype(np.intp), j[part].astype(np.intp)))
+
+        starts = range(0, len(i), CHUNK)
+        if len(starts) <= 1:
+            for start in starts:
+                one(start)
+            return
+        one(0)  # fills what is computed once, before others look for it
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(one, starts[1:]))
 
     def compare(self, i: At, j: At) -> Compared:
         """The patterns of the pairs."""
@@ -180,7 +199,7 @@ class Comparer:
     def _birth_date(self, i: At, j: At) -> Levels:
         code, c = CODE["birth_date"], self.columns
         a, b = (c.year[i], c.month[i], c.day[i]), (c.year[j], c.month[j], c.day[j])
-        same: list[Bools] = [np.equal(x, y) for x, y in zip(a, b, strict=True)]
+        same: tuple[Bools, ...] = (a[0] == b[0], a[1] == b[1], a[2] == b[2])
         made = np.full(len(i), code["different"], np.int8)
         count = same[0].astype(np.int8) + same[1] + same[2]
         made[count == 2] = code["two-parts"]
@@ -228,10 +247,10 @@ class Comparer:
 
     def _near(self, trait: str, text: Text, a: Codes, b: Codes) -> Bools:
         """Of equal length and one digit wrong or two neighbours transposed."""
-        numbers = self.numeric[trait]
+        numbers, lengths = self.numeric[trait]
         if numbers is not None:
-            return _one_digit_error(numbers[a], numbers[b])
-        return _one_error(text.values, a, b)
+            return np.asarray(_one_digit_error(numbers[a], numbers[b]) & (lengths[a] == lengths[b]))
+        return np.asarray((lengths[a] == lengths[b]) & (_distance(text.values, a, b, 1) == 1))
 
     def _email(self, i: At, j: At) -> Levels:
         code, c = CODE["email"], self.columns
@@ -249,16 +268,25 @@ class Comparer:
         return made
 
     def _names_person(self, rows: At) -> Bools:
+        """`comparison.names_its_owner` of each record's e-mail and given name."""
         c = self.columns
-        pairs = c.email.codes[rows].astype(np.int64) << 32 | (c.given[rows].astype(np.int64) & 0xFFFFFFFF)
-        distinct, inverse = np.unique(pairs, return_inverse=True)
-        names, emails = c.names, c.email.values
-        made = np.zeros(len(distinct), bool)
-        for k, pair in enumerate(distinct.tolist()):
-            given = pair & 0xFFFFFFFF
-            if given < len(names):
-                made[k] = cmp.names_its_owner(emails[pair >> 32], names[given])
-        return made[inverse]
+        given = c.given[rows]
+        heads, emails = self._heads[given], self._locals[c.email.codes[rows]]
+        known = given >= 0
+        return np.asarray(known & np.array([head in local for head, local in zip(heads, emails, strict=True)], bool))
+
+    @cached_property
+    def _locals(self) -> Strings:
+        made = np.empty(len(self.columns.email.values), object)
+        made[:] = [value.partition("@")[0] for value in self.columns.email.values]
+        return made
+
+    @cached_property
+    def _heads(self) -> Strings:
+        """The first four letters of each name, where it has three; what no e-mail address contains otherwise."""
+        made = np.empty(len(self.columns.names) + 1, object)
+        made[:] = [*(name[:4] if len(name) > 2 else "\n" for name in self.columns.names), "\n"]
+        return made
 
     # addresses
 
@@ -384,14 +412,12 @@ def _one_digit_error(a: Ints, b: Ints) -> Bools:
     return made
 
 
-def _numbers(text: Text) -> Ints | None:
-    """The values as numbers where all are of as many digits."""
-    lengths = {len(value) for value in text.values}
-    if len(lengths - {4, 9}) and len(lengths) != 1:
-        return None
-    if not lengths or max(lengths) > 18 or not all(value.isascii() and value.isdigit() for value in text.values):
-        return None
-    return np.array([int(value) for value in text.values], np.int64)
+def _numbers(text: Text) -> tuple[Ints | None, Codes]:
+    """The values as numbers where all of them are, and their lengths."""
+    lengths = np.array([len(value) for value in text.values] or [0], np.int32)
+    if lengths.max() > 18 or not all(value.isascii() and value.isdigit() for value in text.values if value):
+        return None, lengths
+    return np.array([int(value or 0) for value in text.values] or [0], np.int64), lengths
 
 
 def _distance(values: Strings, a: Codes, b: Codes, cutoff: int) -> npt.NDArray[Any]:
@@ -417,7 +443,7 @@ class _Letters:
 
     def __init__(self, values: Strings) -> None:
         self.length = np.array([len(value) for value in values] or [0], np.int16)
-        self.mask = np.array([_mask(value) for value in values] or [0], np.uint64)
+        self.mask = _masks(values)
         self.rest = self.length - np.bitwise_count(self.mask).astype(np.int16)
 
     def common(self, a: Codes, b: Codes) -> npt.NDArray[np.int16]:
@@ -440,18 +466,29 @@ class _Letters:
         return made
 
 
-def _mask(value: str) -> int:
-    made = 0
-    for letter in value:
-        bit = 1 << (ord(letter) % 32)
-        made |= bit << 32 if made & bit else bit
+LETTERS = 32
+"""Letters of a value that its mask knows; those beyond are counted as if they were shared."""
+
+
+def _masks(values: Strings) -> npt.NDArray[np.uint64]:
+    """A bit for each letter (by its code modulo 32), and one more for a letter that is there twice."""
+    if not len(values):
+        return np.zeros(1, np.uint64)
+    letters = values.astype(f"U{LETTERS}").view(np.uint32).reshape(len(values), LETTERS)
+    made = np.zeros(len(values), np.uint64)
+    for k in range(int(min(LETTERS, max(map(len, values))))):
+        letter = letters[:, k].astype(np.uint64)
+        bit = np.where(letter > 0, np.uint64(1) << (letter % np.uint64(32)), np.uint64(0))
+        made |= np.where(made & bit > 0, bit << np.uint64(32), bit)
     return made
 
 
 class _Names:
     """Levels of two different names, by their codes."""
 
-    def __init__(self, names: Strings) -> None:
+    def __init__(self, columns: Columns) -> None:
+        names = columns.names
+        self.columns = columns
         self.names = names
         self.size = len(names)
         self.letters = _Letters(names)
@@ -464,7 +501,9 @@ class _Names:
         code = {name: k for k, name in enumerate(self.names)}
         nick, related = set(), set()
         some = np.zeros(self.size + 1, bool)
-        for name, a in code.items():
+        called = np.unique(np.concatenate([self.columns.given, *self.columns.middle]))
+        for a in called[called >= 0].tolist():
+            name = self.names[a]
             for other in neighbours(name):
                 b = code.get(other)
                 if b is None or b <= a:
@@ -479,13 +518,28 @@ class _Names:
     @cached_property
     def _spelled(self) -> Codes:
         kinds: dict[str, int] = {}
-        return np.array([kinds.setdefault(cmp.spelled(name), len(kinds)) for name in self.names], np.int32)
+        return self.columns.of_names(
+            self.columns.called, lambda name: kinds.setdefault(cmp.spelled(name), len(kinds))
+        ).astype(np.int32)
 
     @cached_property
-    def _sound(self) -> Codes:
-        kinds: dict[str, int] = {"": -1}
-        sounds = (metaphone(name) if name.isascii() else "" for name in self.names)
-        return np.array([kinds.setdefault(s, len(kinds)) for s in sounds], np.int32)
+    def _bearers(self) -> Codes:
+        """How common each name is as a given name."""
+        counts = registered_names()
+        return self.columns.of_names(self.columns.called, lambda name: counts.get(name, 0)).astype(np.int32)
+
+    @cached_property
+    def _letters_sorted(self) -> Codes:
+        kinds: dict[str, int] = {}
+        return self.columns.of_names(
+            self.columns.called, lambda name: kinds.setdefault("".join(sorted(name)), len(kinds))
+        ).astype(np.int32)
+
+    @cached_property
+    def _with_a(self) -> Codes:
+        """The code of the name with an a behind it (Julian, Juliana), -1 where nobody has it."""
+        codes = {name: k for k, name in enumerate(self.names)}
+        return self.columns.of_names(self.columns.called, lambda name: codes.get(name + "a", -1)).astype(np.int32)
 
     def _in(self, keys: Ints, a: Codes, b: Codes) -> Bools:
         wanted = np.minimum(a, b).astype(np.int64) * self.size + np.maximum(a, b)
@@ -515,10 +569,16 @@ class _Names:
         return made
 
     def _misspelled(self, a: Codes, b: Codes, one_off: Bools) -> Bools:
-        made = np.zeros(len(a), bool)
-        at = np.flatnonzero(one_off & (np.minimum(self.letters.length[a], self.letters.length[b]) >= 4))
-        for k in at.tolist():
-            made[k] = cmp.is_misspelling(self.names[a[k]], self.names[b[k]])
+        """`comparison.is_misspelling` of names that are spelled differently."""
+        length = self.letters.length
+        shorter = np.minimum(length[a], length[b])
+        transposed = (length[a] == length[b]) & (self._letters_sorted[a] == self._letters_sorted[b])
+        rarer = np.minimum(self._bearers[a], self._bearers[b])
+        commoner = np.maximum(self._bearers[a], self._bearers[b])
+        rare = (rarer == 0) | ((rarer * 50 <= commoner) & (shorter >= 6))
+        rare &= (self.first[a] == self.first[b]) & (commoner >= 100)
+        rare &= (self._with_a[a] != b) & (self._with_a[b] != a)
+        made: Bools = one_off & (shorter >= 4) & (transposed | rare)
         return made
 
     def _one_off(self, a: Codes, b: Codes) -> Bools:
@@ -549,7 +609,8 @@ class _Names:
         """`comparison._family_level` of different names."""
         code = CODE["family"]
         made = np.full(len(a), code["different"], np.int8)
-        made[(self._sound[a] == self._sound[b]) & (self._sound[a] >= 0)] = code["similar"]
+        sounds = self.columns.sounds
+        made[(sounds[a] == sounds[b]) & (sounds[a] > 0)] = code["similar"]
         at = np.flatnonzero(self.letters.may_be_alike(a, b, 0.88))
         x, y = a[at], b[at]
         one_off = self._one_off(x, y)

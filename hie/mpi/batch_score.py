@@ -7,7 +7,7 @@ from math import log2
 import numpy as np
 import numpy.typing as npt
 
-from hie.mpi.batch_compare import CHUNK, Compared, Comparer, unpack
+from hie.mpi.batch_compare import Compared, Comparer, unpack
 from hie.mpi.batch_traits import Strings
 from hie.mpi.estimation import Floats, tables_of
 from hie.mpi.model import WITH_FREQUENCIES, Model
@@ -29,15 +29,24 @@ class Scorer:
         self.priors = np.log2([c.pairs for c in model.classes])
         self.chance = {t: np.array([c.name in model.chance[t] for c in model.classes]) for t in WITH_FREQUENCIES}
         self.rarity, self.common = {}, {}
+        codes = {name: k for k, name in enumerate(names)}
         for trait in WITH_FREQUENCIES:
             table = model.frequencies[trait]
             # a name beyond the vocabulary (given and middle name as one word) is as rare as any that is not listed
-            shares = np.array([*(table.share(name) for name in names), table.otherwise])
+            shares = np.full(len(names) + 1, table.otherwise)
+            for name, share in table.values.items():
+                if name in codes:
+                    shares[codes[name]] = max(share, table.otherwise)
             self.rarity[trait] = np.log2(shares / table.expected)
             self.common[trait] = shares >= model.culture.share
 
     def capacity(self, patterns: npt.NDArray[np.int32]) -> Weights:
-        """Bits that the traits known of both would say if the two were one person: how much a pair can tell at all."""
+        """How much each pair can tell at all, in bits."""
+        distinct, inverse = np.unique(patterns, return_inverse=True)
+        return self._capacity(distinct)[inverse]
+
+    def _capacity(self, patterns: npt.NDArray[np.int32]) -> Weights:
+        """Bits that the traits known of both would say, on average, if the two were one person."""
         known = unpack(patterns) > 0
         match = np.array([c.pairs if c.match else 0.0 for c in self.model.classes])
         random = [c.name for c in self.model.classes].index("random")
@@ -95,12 +104,13 @@ def score_all(
     weights = np.empty(len(i), np.float32)
     conflict = np.zeros(len(i), bool)
     capacity = np.empty(len(i), np.float32)
-    for start in range(0, len(i), CHUNK):
-        part = slice(start, start + CHUNK)
-        a, b = i[part].astype(np.intp), j[part].astype(np.intp)
-        compared = comparer.compare(a, b)
+
+    def keep(part: slice, compared: Compared) -> None:
         weights[part] = scorer.weights(compared)
         capacity[part] = scorer.capacity(compared.pattern)
         near = np.flatnonzero(weights[part] > HOPELESS)
-        conflict[start + near] = comparer.conflicts(a[near], b[near], compared.pattern[near])
+        a, b = i[part][near].astype(np.intp), j[part][near].astype(np.intp)
+        conflict[part][near] = comparer.conflicts(a, b, compared.pattern[near])
+
+    comparer.compare_all(i, j, keep)
     return weights, conflict, capacity

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from hie.mpi import training
 from hie.mpi.batch_blocks import Pairs, proposed_freely
-from hie.mpi.batch_compare import CHUNK, Compared, Comparer, unpack
+from hie.mpi.batch_compare import Compared, Comparer, unpack
 from hie.mpi.batch_score import Scorer
 from hie.mpi.batch_traits import Codes, Columns
 from hie.mpi.comparison import TRAITS
 from hie.mpi.estimation import Estimator, Fit, Patterns, levels_of
 from hie.mpi.model import WITH_FREQUENCIES, Culture, Frequencies, Model, PairClass
 
-SAMPLED = 600_000
+SAMPLED = 400_000
 """Candidate pairs that are learned from, and random pairs that anchor chance."""
 FEW = 100
 """Records below which nothing is learned and the base model decides."""
@@ -46,10 +46,10 @@ def learn(columns: Columns, comparer: Comparer, pairs: Pairs, base: Model, prove
         )
     rng = np.random.default_rng(1)
     at = np.arange(len(pairs)) if len(pairs) <= SAMPLED else np.sort(rng.choice(len(pairs), SAMPLED, replace=False))
-    i, j = pairs.i[at].astype(np.intp), pairs.j[at].astype(np.intp)
-    free = proposed_freely(pairs, pairs.i[at], pairs.j[at], TRAITS)
+    i, j = pairs.i[at], pairs.j[at]
+    free = proposed_freely(pairs, i, j, TRAITS)
     proposed = patterns_of(comparer, known, i, j, free)
-    a, b = rng.integers(0, size, SAMPLED), rng.integers(0, size, SAMPLED)
+    a, b = (rng.integers(0, size, SAMPLED, dtype=np.int32) for _ in range(2))
     at_random = patterns_of(comparer, known, a[a != b], b[a != b], np.full(int((a != b).sum()), -1))
     estimator = Estimator(known, proposed, at_random, size * (size - 1) / 2, len(at) / len(pairs))
     fit = estimator.fit()
@@ -75,17 +75,16 @@ def _closed(
     return training.versioned(replace(base, classes=classes, levels=levels, provenance=dict(provenance)))
 
 
-def patterns_of(
-    comparer: Comparer, model: Model, i: npt.NDArray[np.intp], j: npt.NDArray[np.intp], free: npt.NDArray[np.int64]
-) -> Patterns:
+def patterns_of(comparer: Comparer, model: Model, i: Codes, j: Codes, free: npt.NDArray[np.int64]) -> Patterns:
     """The distinct patterns of pairs."""
     scorer = Scorer(model, comparer.columns.names)
-    keys = []
-    for start in range(0, len(i), CHUNK):
-        part = slice(start, start + CHUNK)
-        compared = comparer.compare(i[part], j[part])
-        keys.append(_key(compared, scorer, free[part]))
-    rows, counts = np.unique(np.concatenate(keys), return_counts=True)
+    keys = np.empty(len(i), np.int64)
+
+    def keep(part: slice, compared: Compared) -> None:
+        keys[part] = _key(compared, scorer, free[part])
+
+    comparer.compare_all(i, j, keep)
+    rows, counts = np.unique(keys, return_counts=True)
     mask = (1 << len(TRAITS)) - 1
     learn = rows & mask
     rest = rows >> len(TRAITS)

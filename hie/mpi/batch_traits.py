@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from jellyfish import metaphone
 
 from hie.mpi import demographics as d
 from hie.mpi.batch_read import Column, Table
@@ -86,6 +88,35 @@ class Columns:
     def __len__(self) -> int:
         return self.size
 
+    @cached_property
+    def called(self) -> Codes:
+        """The codes of all given and middle names."""
+        return _codes_in(self.given, *self.middle)
+
+    @cached_property
+    def surnamed(self) -> Codes:
+        """The codes of all family names and their parts."""
+        return _codes_in(*self.parts)
+
+    def of_names(self, codes: Codes, function: Callable[[str], int]) -> npt.NDArray[np.int64]:
+        """A number for each of these names, 0 for the others."""
+        made = np.zeros(len(self.names) + 1, np.int64)
+        made[codes] = [function(name) for name in self.names[codes]]
+        return made
+
+    @cached_property
+    def sounds(self) -> npt.NDArray[np.int64]:
+        """How each family name sounds, as a number; 0 where that is not known."""
+        kinds = {"": 0}
+        return self.of_names(
+            self.surnamed, lambda name: kinds.setdefault(metaphone(name) if name.isascii() else "", len(kinds))
+        )
+
+
+def _codes_in(*columns: Codes) -> Codes:
+    made = np.unique(np.concatenate(columns))
+    return made[made >= 0]
+
 
 def columns_of(table: Table) -> Columns:
     """The traits of every row of a table."""
@@ -111,7 +142,7 @@ def columns_of(table: Table) -> Columns:
         ssn=ssn,
         american=american,
         phone=_phone(_get(table, "phone")),
-        email=_text(_get(table, "email"), d.email),
+        email=_email(_get(table, "email")),
         number=number,
         street=street,
         unit=unit.codes,
@@ -218,6 +249,23 @@ def _phone(column: Column) -> Text:
         return pc.if_else(pa.array(shared), "", digits)
 
     return _mixed(column, _PHONE, quick, d.phone)
+
+
+_EMAIL = r"^[A-Za-z0-9._%-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$"
+
+
+def _email(column: Column) -> Text:
+    def quick(values: pa.Array) -> pa.Array:
+        lower = pc.ascii_lower(values)
+        parts = pc.extract_regex(lower, "^(?P<local>[^@]+)@(?P<domain>.+)$")
+        local, domain = pc.struct_field(parts, [0]), pc.struct_field(parts, [1])
+        gmail = pc.is_in(domain, pa.array(["gmail.com", "googlemail.com"]))
+        local = pc.if_else(gmail, pc.replace_substring(local, ".", ""), local)
+        domain = pc.if_else(gmail, "gmail.com", domain)
+        nobody = pc.is_in(local, pa.array(["", *d.NO_EMAIL]))
+        return pc.if_else(nobody, "", pc.binary_join_element_wise(local, domain, "@"))
+
+    return _mixed(column, _EMAIL, quick, d.email)
 
 
 _SSN = r"^\d\d\d-?\d\d-?\d\d\d\d$"

@@ -360,7 +360,7 @@ def phone(text: str) -> str:
 
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
-_NO_EMAIL = frozenset(
+NO_EMAIL = frozenset(
     words(
         "none no noemail no-email na n/a unknown refused declined decline test noreply no-reply donotreply email "
         "patient notprovided nomail xxx null"
@@ -377,7 +377,7 @@ def email(text: str) -> str:
     local = local.split("+")[0]
     if domain in ("gmail.com", "googlemail.com"):
         local, domain = local.replace(".", ""), "gmail.com"
-    return "" if not local or local in _NO_EMAIL else f"{local}@{domain}"
+    return "" if not local or local in NO_EMAIL else f"{local}@{domain}"
 
 
 # -------------------------------------------------------------------------------------------------------- addresses

@@ -80,12 +80,27 @@ def levels_of(tables: Sequence[Floats], model: Model) -> dict[str, dict[str, dic
     }
 
 
+class _Shown:
+    """Patterns as 0/1 columns, one for each level of each trait, so that a round is two products of matrices."""
+
+    def __init__(self, patterns: Patterns) -> None:
+        self.counts = patterns.counts
+        self.rarity = patterns.rarity * np.log(2)
+        shown = [
+            patterns.levels[:, t][:, None] == np.arange(1, len(LEVELS[trait]) + 1) for t, trait in enumerate(TRAITS)
+        ]
+        self.levels = np.concatenate(shown, axis=1).astype(np.float32)
+        self.learned = np.concatenate(
+            [columns & patterns.learnable[:, t][:, None] for t, columns in enumerate(shown)], axis=1
+        ).astype(np.float32)
+
+
 class Estimator:
     """Fits one file's patterns."""
 
     def __init__(self, base: Model, proposed: Patterns, at_random: Patterns, all_pairs: float, share: float) -> None:
         """`all_pairs` is the number of pairs there are in the file, `share` how much of the candidates was sampled."""
-        self.base, self.proposed, self.at_random = base, proposed, at_random
+        self.base, self.proposed, self.at_random = base, _Shown(proposed), _Shown(at_random)
         names = [c.name for c in base.classes]
         self.match = np.array([c.match for c in base.classes])
         self.random = names.index("random")
@@ -130,19 +145,21 @@ class Estimator:
                 break
         return Fit(self._anchor(tables, sizes), sizes, fit.rounds + round_, settled, likelihood + self._prior(tables))
 
-    def responsibilities(self, patterns: Patterns, tables: Sequence[Floats], sizes: Floats) -> tuple[Floats, float]:
+    def responsibilities(self, shown: _Shown, tables: Sequence[Floats], sizes: Floats) -> tuple[Floats, float]:
         """Expected pairs [pattern, class], and the log-likelihood of all."""
-        bits = np.tile(np.log(sizes), (len(patterns.counts), 1))
-        for t, table in enumerate(tables):
-            padded = np.vstack([np.ones((1, table.shape[1])), table])
-            bits += np.log(padded)[patterns.levels[:, t]]
-        bits += (patterns.rarity * np.log(2)) @ self.by_chance
+        bits = np.asarray(shown.levels @ np.log(np.concatenate(tables)).astype(np.float32), float)
+        bits += np.log(sizes) + shown.rarity @ self.by_chance
         top = bits.max(axis=1, keepdims=True)
         share = np.exp(bits - top)
         total = share.sum(axis=1, keepdims=True)
-        likelihood = float((patterns.counts * (np.log(total) + top)[:, 0]).sum() - sizes.sum())
-        weights: Floats = share / total * patterns.counts[:, None]
+        likelihood = float((shown.counts * (np.log(total) + top)[:, 0]).sum() - sizes.sum())
+        weights: Floats = share / total * shown.counts[:, None]
         return weights, likelihood
+
+    def _counted(self, levels: npt.NDArray[np.float32], weights: Floats) -> list[Floats]:
+        """Expected pairs per trait as arrays [level, class]."""
+        sums = np.asarray(levels.T @ weights.astype(np.float32), float)
+        return np.split(sums, np.cumsum([len(LEVELS[trait]) for trait in TRAITS])[:-1])
 
     def _anchor(self, tables: list[Floats], sizes: Floats) -> list[Floats]:
         """`random` from random pairs, as far as they are not of one person or household; the held traits follow."""
@@ -150,10 +167,9 @@ class Estimator:
         everywhere[self.random] = self.random_pairs / self.share
         weights, _ = self.responsibilities(self.at_random, tables, everywhere)
         made = [table.copy() for table in tables]
+        seen = self._counted(self.at_random.levels, weights[:, self.random, None])
         for t, trait in enumerate(TRAITS):
-            counted = np.bincount(
-                self.at_random.levels[:, t], weights[:, self.random], minlength=len(LEVELS[trait]) + 1
-            )[1:]
+            counted = seen[t][:, 0]
             usual = self.before[t][:, self.random]
             chance = np.maximum((counted + RANDOM_PRIOR * usual) / (counted.sum() + RANDOM_PRIOR), FLOOR)
             chance = self._floored(trait, chance)
@@ -177,12 +193,7 @@ class Estimator:
     def _shares(self, weights: Floats, tables: Sequence[Floats]) -> list[Floats]:
         """The shares that these responsibilities support."""
         made = []
-        for t, trait in enumerate(TRAITS):
-            learned = weights * self.proposed.learnable[:, t][:, None]
-            sums = np.zeros((len(LEVELS[trait]) + 1, weights.shape[1]))
-            for k in range(weights.shape[1]):
-                sums[:, k] = np.bincount(self.proposed.levels[:, t], learned[:, k], minlength=len(sums))
-            counted = sums[1:]
+        for t, (trait, counted) in enumerate(zip(TRAITS, self._counted(self.proposed.learned, weights), strict=True)):
             if trait in KEPT:
                 tied = counted[:, self.match].sum(axis=1, keepdims=True)
                 counted[:, self.match] = tied
