@@ -194,6 +194,13 @@ _LEVELS = {
     ("given", "similar"): "sounds similar",
     ("middle", "initial"): "same initial",
     ("middle", "typo"): "spelt slightly differently",
+    ("given", "beginning"): "begins so",
+    ("family", "beginning"): "begins so",
+    ("birth_date", "about"): "near the year you guessed",
+    ("address", "other-unit"): "another unit of the same house",
+    ("address", "other-zip"): "the same street in another ZIP code",
+    ("address", "near"): "nearly the same",
+    ("address", "area"): "same area",
     ("family", "part"): "a part of it is the same",
     ("family", "typo"): "spelt slightly differently",
     ("family", "similar"): "sounds similar",
@@ -205,6 +212,10 @@ _LEVELS = {
     ("address", "zip"): "same ZIP code",
     ("address", "city"): "same city",
 }
+
+
+DIFFERS = frozenset({"different", "conflict", "one-sided", "unflagged", "flagged"})
+"""Levels at which two values do not agree."""
 
 
 def trait(name: str) -> str:

@@ -234,12 +234,17 @@ class Release:
         self._audit.record(attempt.disclosure(person.id, _statuses([answer]), wanted, denials))
         return wanted[0].resource
 
-    def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
-        """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
+    def lookup(
+        self, caller: Caller, patient: Resource, limit: int, *, request_id: str, years: int = 0
+    ) -> list[Candidate]:
+        """People who may be the described patient, best first, for a clinician's search; audited per person shown.
+
+        The birth year may be off by `years`.
+        """
         attempt = _Attempt(self._audit, caller, "Patient lookup", request_id)
         if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD):
             attempt.refuse(Forbidden(f"The role {caller.role.value} may not search for patients."))
-        found = self._identity.candidates(patient, limit)
+        found = self._identity.candidates(patient, limit, years=years)
         self._audit.record(*(attempt.search(c.person.id) for c in found)) if found else self._audit.record(
             attempt.search(None)
         )

@@ -15,14 +15,16 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from hie.core.clock import parse_instant
+from hie.core.clock import Clock, parse_instant
+from hie.core.database import Database
 from hie.core.errors import Conflict, Forbidden, NotFound, PreconditionFailed, Unprocessable
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
-from hie.mpi import decisions, registry
+from hie.mpi import decisions, lookup, registry
 from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits, traits_of
-from hie.mpi.index import MatchDecision, Verdict
+from hie.mpi.index import MatchDecision, MatchIndex, Verdict
+from hie.mpi.lookup import Wanted
 from hie.mpi.moving import Change, Overtaken, PeopleWriter
 from hie.mpi.patient_search import (
     Criterion,
@@ -74,6 +76,10 @@ _CLOCK_SKEW = timedelta(hours=1)
 
 class IdentityService(PeopleWriter):
     """People and their source records."""
+
+    def __init__(self, database: Database, index: MatchIndex, clock: Clock) -> None:
+        super().__init__(database, index, clock)
+        self._names = lookup.NameBook()
 
     # -- feed
 
@@ -222,6 +228,7 @@ class IdentityService(PeopleWriter):
         """Write down where the record went and why, and make it findable there."""
         now = record.updated
         self._index.store(connection, record.id, record.person_id, feed.traits)
+        self._names.learn(connection, feed.traits)
         decision_id = decisions.add_decision(
             connection,
             record,
@@ -479,10 +486,14 @@ class IdentityService(PeopleWriter):
         with self._database.read() as connection:
             return registry.knows_system(connection, system[:MAX_IDENTIFIER])
 
-    def candidates(self, patient: Resource, limit: int) -> list[Candidate]:
-        """People who may be the described patient, best first. Does not write."""
+    def candidates(self, patient: Resource, limit: int, *, years: int = 0) -> list[Candidate]:
+        """People who may be meant by what little is known, likeliest first, for people who search. Does not write.
+
+        Names may be misspelt or only begun; the birth year may be off by `years`.
+        """
+        wanted = Wanted(traits_of(patient), years)
         with self._database.read() as connection:
-            scored = self._index.candidates(connection, traits_of(patient), limit)
+            scored = lookup.find(connection, self._index, wanted, limit)
             rows = registry.people_by_id(connection, {s.person_id for s in scored})
             people = self._people(connection, list(rows.values()))
         return [

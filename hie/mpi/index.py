@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
-from hie.mpi.blocking import keys
+from hie.mpi.blocking import keys, lookup_keys
 from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits
 from hie.mpi.model import Model, probability
@@ -125,7 +125,10 @@ class MatchIndex:
     def store(self, connection: sa.Connection, record_id: str, person_id: str, traits: Traits) -> None:
         """Index a record under its person, in place of what was known of it."""
         self.remove(connection, record_id)
-        rows = [{"key": key, "record_id": record_id, "person_id": person_id} for key in keys(traits)]
+        rows = [
+            {"key": key, "record_id": record_id, "person_id": person_id}
+            for key in (*keys(traits), *lookup_keys(traits))
+        ]
         if rows:
             connection.execute(match_keys.insert(), rows)
         connection.execute(
@@ -148,7 +151,7 @@ class MatchIndex:
         self, connection: sa.Connection, traits: Traits, exclude: Collection[str], apart: Mapping[str, str]
     ) -> list[_Near]:
         """Every person that shares a key, by her closest record, best first."""
-        people = self._proposed(connection, traits, exclude)
+        people = self.proposed(connection, traits, exclude)
         if not people:
             return []
         of_people = sa.select(match_traits).where(match_traits.c.person_id.in_(people))
@@ -157,7 +160,8 @@ class MatchIndex:
         ]
         return closest(self.model, traits, ((r, p, _decoded(text)) for r, p, text in rows), apart)
 
-    def _proposed(self, connection: sa.Connection, traits: Traits, exclude: Collection[str]) -> list[str]:
+    def proposed(self, connection: sa.Connection, traits: Traits, exclude: Collection[str] = ()) -> list[str]:
+        """People who share a key, those who share the most telling ones first."""
         wanted = keys(traits)
         if not wanted:
             return []
