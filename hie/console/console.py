@@ -9,7 +9,7 @@ from flask import Blueprint, Flask, Response, g, redirect, request, session, url
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 
-from hie.console import emergency, members, sign_in, wording
+from hie.console import emergency, members, review, sign_in, wording
 from hie.console.people import login_manager, signed_in
 from hie.console.problems import BLUEPRINT, STATIC_PATH, expired_form, problem_page, set_headers
 from hie.console.protection import csrf, limiter
@@ -55,7 +55,7 @@ def _blueprint() -> Blueprint:
     blueprint.after_request(_finish)
     blueprint.register_error_handler(CSRFError, expired_form)
     blueprint.app_context_processor(_context)
-    for module in (sign_in, emergency, members):
+    for module in (sign_in, emergency, members, review):
         module.register(blueprint)
     return blueprint
 

@@ -40,7 +40,13 @@ _MEMBERS = PageLink("console.members", "Members", "Endpoints, keys, checks and f
 _OWN_ORGANIZATION = PageLink(
     "console.members", "My organization", "Your organization's endpoint, keys, live check and recent failures."
 )
-_PAGES = {Role.CLINICIAN: (_EMERGENCY,), Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,), Role.OPERATOR: (_MEMBERS,)}
+_REVIEW = PageLink("console.review", "Review", "Records that may be one person, or may have been linked by mistake.")
+_PAGES = {
+    Role.CLINICIAN: (_EMERGENCY,),
+    Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,),
+    Role.OPERATOR: (_MEMBERS,),
+    Role.DATA_STEWARD: (_REVIEW,),
+}
 
 
 def pages_of(user: User | None) -> tuple[PageLink, ...]:

@@ -6,6 +6,7 @@ Dates are written with the month's name, since 03/04 is read two ways; times kee
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -225,5 +226,65 @@ def trait(name: str) -> str:
 
 def agreement(name: str, level: str) -> str:
     """How a trait agrees: `first name (is a short form of the same name)`, or just `birth date` when it is the same."""
-    how = _LEVELS.get((name, level), "" if level in ("exact", "same") else level.replace("-", " "))
+    how = _how(name, level)
     return f"{trait(name)} ({how})" if how else trait(name)
+
+
+def level(name: str, level: str) -> str:
+    """How a trait agrees, alone: `sounds similar`; empty when it is the same."""
+    return _how(name, level)
+
+
+def _how(name: str, level: str) -> str:
+    return _LEVELS.get((name, level), "" if level in ("exact", "same") else level.replace("-", " "))
+
+
+_TASKS = {
+    "same-person": "Maybe one person",
+    "contradiction": "Maybe a false link",
+    "merge": "Merged by a member",
+}
+_WHY_ASKED = {
+    "same-person": "The exchange found too much alike to call them two people, and too little to call them one.",
+    "contradiction": "The record was linked, and its data now speak against the rest of the person's records.",
+    "merge": "An organization merged two of its own ids; they lay at two people here.",
+}
+_EVENTS = {
+    "feed": "Record received",
+    "delete": "Record deleted by its organization",
+    "merge": "Merged",
+    "subsume": "Two ids merged by their organization",
+    "move": "Moved along",
+    "join": "Joined by the matcher",
+    "confirm": "Confirmed as one person",
+    "reject": "Kept apart",
+    "link": "Record given to another person",
+    "split": "Split off",
+    "undo": "Undone",
+}
+
+
+def task(kind: str) -> str:
+    """What a question of the review queue is about."""
+    return _TASKS[kind]
+
+
+def tasks(counts: Mapping[str, int]) -> str:
+    """`2 maybe a false link, 5 maybe one person.`"""
+    said = [f"{number} {_TASKS[kind].lower()}" for kind, number in counts.items() if number]
+    return f"{listing(said)}." if said else ""
+
+
+def why_asked(kind: str) -> str:
+    """Why a steward is asked, in a sentence."""
+    return _WHY_ASKED[kind]
+
+
+def event(kind: str) -> str:
+    """What happened to a person's records."""
+    return _EVENTS.get(kind, kind)
+
+
+def actor(name: str) -> str:
+    """Who decided: an organization's id, a user's e-mail, or the operator."""
+    return name.partition("/")[2] or name
