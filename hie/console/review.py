@@ -227,10 +227,16 @@ def value_of(traits: Traits, trait: str) -> str:
         return str(traits.birth_order) if traits.birth_order else "multiple birth" if traits.multiple_birth else ""
     if trait == "address":
         return "; ".join(_address(address) for address in traits.addresses)
-    values = getattr(traits, {"phone": "phones", "email": "emails"}.get(trait, trait))
+    if trait == "phone":
+        return ", ".join(_phone(number) for number in traits.phones)
+    values = getattr(traits, {"email": "emails"}.get(trait, trait))
     words: Sequence[str] = (values,) if isinstance(values, str) else values
     former = [f"formerly {name}" for name in traits.former] if trait == "family" else []
     return ", ".join([*(w if "@" in w else w.title() for w in words if w), *(f.title() for f in former)])
+
+
+def _phone(number: str) -> str:
+    return f"({number[:3]}) {number[3:6]}-{number[6:]}" if len(number) == 10 else number
 
 
 def _address(address: Address) -> str:

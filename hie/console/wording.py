@@ -239,6 +239,30 @@ def _how(name: str, level: str) -> str:
     return _LEVELS.get((name, level), "" if level in ("exact", "same") else level.replace("-", " "))
 
 
+def bits(weight: float) -> str:
+    """`+3.3`, `−7.7`, `0.0`."""
+    return "0.0" if abs(weight) < 0.05 else f"{weight:+.1f}".replace("-", "−")
+
+
+_CLASSES = {
+    "stable": "one person, unchanged",
+    "moved": "one person who moved",
+    "renamed": "one person who changed names",
+    "random": "two strangers",
+    "household": "two people of one household",
+    "kin": "relatives who live apart",
+    "coresident": "two people of one residence",
+    "twin": "twins",
+    "namesake": "namesakes, such as father and son",
+}
+
+
+def classes(match: str, other: str) -> str:
+    """What the weights weigh: the likeliest way to be one person against the likeliest way to be two."""
+    one, two = (_CLASSES.get(name, name.replace("-", " ")) for name in (match, other))
+    return f"Weighed: {one}, against {two}."
+
+
 _TASKS = {
     "same-person": "Maybe one person",
     "contradiction": "Maybe a false link",

@@ -228,7 +228,7 @@ def test_guessing_is_slowed_down(visitor: Visitor) -> None:
         (PHYSICIAN, ["/emergency"]),
         (ADMINISTRATOR, ["/members"]),
         (OPERATOR, ["/members"]),
-        (STEWARD, []),
+        (STEWARD, ["/review"]),
     ],
 )
 def test_home_lists_only_the_pages_of_the_role(as_: As, user: User, pages: list[str]) -> None:
