@@ -23,6 +23,7 @@ from hie.core.ids import new_id
 from hie.mpi import decisions, lookup, registry
 from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits, traits_of
+from hie.mpi.golden import golden
 from hie.mpi.index import MatchDecision, MatchIndex, Verdict
 from hie.mpi.lookup import Wanted
 from hie.mpi.moving import Change, Overtaken, PeopleWriter
@@ -136,17 +137,21 @@ class IdentityService(PeopleWriter):
         self._index.lock(connection, feed.traits)
         decision = self._index.decide(connection, feed.traits)
         now = self._clock()
-        person_id = self._person_for(connection, decision, now)
         record = SourceRecord(
             id=new_id(),
             member_id=feed.member_id,
             identifier=feed.identifier,
-            person_id=person_id,
+            person_id="",
             version=1,
             active=True,
             resource=feed.patient,
             updated=now,
         )
+        if decision.person_id is None:
+            person_id = registry.add_person(connection, now, golden([record]))
+        else:
+            person_id = self._person_for(connection, decision, now)
+        record = replace(record, person_id=person_id)
         registry.add_record(connection, record, self._source_updated(feed, None))
         registry.add_version(connection, record, "feed", feed.digest)
         self._place(connection, feed, record, decision, None, _questions(decision, person_id))
@@ -227,7 +232,7 @@ class IdentityService(PeopleWriter):
     ) -> None:
         """Write down where the record went and why, and make it findable there."""
         now = record.updated
-        self._index.store(connection, record.id, record.person_id, feed.traits)
+        self._index.store(connection, record.id, record.person_id, feed.traits, is_new=person_before is None)
         self._names.learn(connection, feed.traits)
         decision_id = decisions.add_decision(
             connection,
@@ -251,7 +256,8 @@ class IdentityService(PeopleWriter):
                 question.probability,
                 now,
             )
-        self._refresh(connection, record.person_id, now)
+        if person_before is not None or decision.person_id is not None:
+            self._refresh(connection, record.person_id, now)
 
     def _contradicted(self, traits: Traits, others: Sequence[Traits]) -> bool:
         """Whether traits are rather another person's than that of the `others`, or in hard conflict with one."""

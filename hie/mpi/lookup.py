@@ -18,10 +18,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from hie.mpi.blocking import LOOKUP_PART, digest, lookup_rules
 from hie.mpi.comparison import compare
 from hie.mpi.demographics import Traits
-from hie.mpi.index import Agreement, MatchIndex, Scored, blocks_query
+from hie.mpi.index import Agreement, MatchIndex, Scored, read_blocks, read_traits
 from hie.mpi.model import probability
 from hie.mpi.nicknames import roots
-from hie.mpi.tables_match import match_traits, name_variants
+from hie.mpi.tables_match import name_variants
 
 SIMILAR_NAMES = 12
 """Most names that one typed name is widened to."""
@@ -56,10 +56,11 @@ class NameBook:
         new = sorted(bears - self._known)
         if not new:
             return
-        columns = sa.tuple_(name_variants.c.kind, name_variants.c.variant, name_variants.c.name)
-        query = sa.select(name_variants.c.kind, name_variants.c.name)
-        query = query.where(columns.in_([(kind, name, name) for kind, name in new]))
-        there = {(row.kind, row.name) for row in connection.execute(query)}
+        there = {
+            (kind, name)
+            for kind, name in new
+            if connection.execute(_IS_KNOWN, {"of_kind": kind, "of_name": name}).first() is not None
+        }
         if len(self._known) > _REMEMBERED:
             self._known.clear()
         self._known |= there  # not what is added now: this transaction may not commit
@@ -70,11 +71,19 @@ class NameBook:
             for variant in variants(name)
         ]
         if rows:
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            connection.execute(insert(name_variants).on_conflict_do_nothing(), rows)
+            connection.execute(_ADD_VARIANTS[connection.dialect.name], rows)
 
 
 _REMEMBERED = 200_000
+_IS_KNOWN = sa.select(name_variants.c.name).where(
+    name_variants.c.kind == sa.bindparam("of_kind"),
+    name_variants.c.variant == sa.bindparam("of_name"),
+    name_variants.c.name == sa.bindparam("of_name"),
+)
+_ADD_VARIANTS = {
+    "postgresql": postgresql.insert(name_variants).on_conflict_do_nothing(),
+    "sqlite": sqlite.insert(name_variants).on_conflict_do_nothing(),
+}
 
 
 def _parts(name: str) -> list[str]:
@@ -136,17 +145,16 @@ def find(connection: sa.Connection, index: MatchIndex, wanted: Wanted, limit: in
     for start in range(0, len(keys), KEYS_A_QUERY):
         if len(people) >= MAX_PEOPLE:
             break
-        rows = connection.execute(*blocks_query(keys[start : start + KEYS_A_QUERY])).all()
-        people = list(dict.fromkeys([*people, *(row.person_id for row in rows)]))
+        rows = read_blocks(connection, keys[start : start + KEYS_A_QUERY])
+        people = list(dict.fromkeys([*people, *(person_id for _, _, person_id in rows)]))
     if not people:
         return []
-    query = sa.select(match_traits).where(match_traits.c.person_id.in_(people[: 2 * MAX_PEOPLE]))
     best: dict[str, Scored] = {}
-    for row in connection.execute(query):
-        scored = _scored(index, wanted, row.record_id, row.person_id, Traits.from_json(row.traits))
-        known = best.get(row.person_id)
+    for record_id, person_id, traits in read_traits(connection, people[: 2 * MAX_PEOPLE]):
+        scored = _scored(index, wanted, record_id, person_id, Traits.from_json(traits))
+        known = best.get(person_id)
         if known is None or (-scored.weight, scored.record_id) < (-known.weight, known.record_id):
-            best[row.person_id] = scored
+            best[person_id] = scored
     return sorted(best.values(), key=lambda s: (-s.weight, s.person_id))[:limit]
 
 

@@ -6,6 +6,7 @@ import random
 import threading
 from dataclasses import asdict
 from itertools import combinations
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from hie.core.database import Database
 from hie.core.fhir import Resource
 from hie.mpi.blocking import keys
 from hie.mpi.demographics import Traits, traits_of, traits_of_row
-from hie.mpi.index import MatchIndex, Verdict, blocks_query
+from hie.mpi.index import MatchIndex, Verdict, read_blocks, read_traits
 
 from .people import MODEL, ROBERT, brute_force, elsewhere, feed, patient, verdict
 
@@ -265,18 +266,32 @@ def test_the_order_of_feeds_changes_nothing(sqlite_database: Database) -> None:
 # --------------------------------------------------------------------------------------------------------- the database
 
 
-def test_blocks_are_read_through_the_key_index(database: Database) -> None:
-    statement, parameters = blocks_query(keys(traits_of(ROBERT)))
+def test_blocks_and_traits_are_read_through_their_indexes(database: Database) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    def keep(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.lstrip().startswith("SELECT"):
+            seen.append((statement, parameters))
+
+    wanted = keys(traits_of(ROBERT))
     with database.read() as connection:
         if not database.is_sqlite:  # an empty table would be scanned, being one page
             connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
-        bound = statement.params(parameters).compile(connection, compile_kwargs={"literal_binds": True})
-        explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
-        plan = connection.exec_driver_sql(f"{explain} {bound}").fetchall()
-    text = "\n".join(str(row) for row in plan)
-    assert text.count("USING PRIMARY KEY (key=?)" if database.is_sqlite else "Index Cond: (key = ") == len(parameters)
-    assert "SCAN match_keys" not in text
-    assert "Seq Scan" not in text
+        sa.event.listen(database.engine, "before_cursor_execute", keep)
+        read_blocks(connection, wanted)
+        read_traits(connection, ["p1", "p2", "p3"])
+        sa.event.remove(database.engine, "before_cursor_execute", keep)
+        explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+        plans = [
+            "\n".join(map(str, connection.exec_driver_sql(explain + statement, parameters).fetchall()))
+            for statement, parameters in seen
+        ]
+    blocks, traits = plans
+    used = "USING PRIMARY KEY (key=?)" if database.is_sqlite else "Index Cond: (key = "
+    assert blocks.count(used) == (len(wanted) if database.is_sqlite else 1)
+    assert "ix_match_traits_person_id" in traits
+    assert "SCAN match" not in blocks + traits
+    assert "Seq Scan" not in blocks + traits
 
 
 def test_two_feeds_of_one_new_person_at_once_make_one_person(database: Database) -> None:
