@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from itertools import combinations
 
 import sqlalchemy as sa
 
@@ -28,6 +29,8 @@ RECORDS = 2000
 """Most records of candidates that are compared: a person has a handful, and nobody makes a lookup slower than this."""
 SHOWN = 20
 """People a decision keeps for review."""
+MAX_JOINED, MAX_PAIRS = 4, 400
+"""Most people that one record joins, and most pairs of their records that are looked at for it."""
 WORTH_SHOWING = 0.01
 KEPT_APART = "a steward said that they are two people"
 
@@ -74,6 +77,8 @@ class MatchDecision:
     best: Scored | None
     candidates: tuple[Scored, ...]
     model_version: str
+    joins: tuple[str, ...] = ()
+    """Further people who are one with `person_id`: the record fits them all, and they fit each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,17 @@ class MatchIndex:
         digest is still that: their people are neither linked nor asked about again.
         """
         near = self._people(connection, traits, exclude, apart or {})
-        return decide(self.model, traits, near)
+        decision = decide(self.model, traits, near)
+        tied = _tied(self.model, near)
+        if decision.verdict is not Verdict.REVIEW or not 1 < len(tied) <= MAX_JOINED:
+            return decision
+        records: dict[str, list[Traits]] = defaultdict(list)
+        for record_id, person_id, text in read_traits(connection, tied):
+            if record_id not in exclude:
+                records[person_id].append(_decoded(text))
+        if all(are_one(self.model, records[a], records[b]) for a, b in combinations(tied, 2)):
+            return replace(decision, verdict=Verdict.LINK, person_id=tied[0], joins=tuple(tied[1:]))
+        return decision
 
     def candidates(self, connection: sa.Connection, traits: Traits, limit: int) -> list[Scored]:
         """One entry per person, best first, of those with a probability worth showing."""
@@ -266,6 +281,23 @@ def decide(model: Model, traits: Traits, people: Sequence[_Near]) -> MatchDecisi
     if clear and free[0] is worth[0]:
         return MatchDecision(Verdict.LINK, free[0].person_id, shown[0], shown, model.version)
     return MatchDecision(Verdict.REVIEW, None, shown[0], shown, model.version)
+
+
+def _tied(model: Model, people: Sequence[_Near]) -> list[str]:
+    """The people between whom only the margin stands: each would link, and none leads by enough."""
+    limits = model.thresholds
+    worth = [n for n in people if n.conflict != KEPT_APART and probability(n.weight) >= limits.review]
+    free = [n for n in worth if n.conflict is None and probability(n.weight) >= limits.link]
+    if not free or free[0] is not worth[0]:
+        return []
+    return [n.person_id for n in free if free[0].weight - n.weight < limits.margin]
+
+
+def are_one(model: Model, one: Sequence[Traits], other: Sequence[Traits]) -> bool:
+    """Whether two people's records say that they are one: some pair would link, and no pair conflicts. Pure."""
+    pairs = [(a, b) for a in one for b in other][:MAX_PAIRS]
+    best = max((model.weight(compare(a, b)) for a, b in pairs), default=-1000.0)
+    return probability(best) >= model.thresholds.link and not any(hard_conflict(a, b) for a, b in pairs)
 
 
 def _scored(model: Model, traits: Traits, near: _Near) -> Scored:

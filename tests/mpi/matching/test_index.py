@@ -157,9 +157,16 @@ def test_a_conflict_with_any_record_of_the_person_forbids_the_link(database: Dat
     assert decision.best.conflict == "different generational suffixes"
 
 
-def test_two_people_who_both_fit_go_to_review(sqlite_database: Database) -> None:
-    decision = verdict(sqlite_database, [ROBERT, patient(middle=None)], patient(given="Bob"))
-    assert decision.verdict is Verdict.REVIEW
+def test_two_people_who_both_fit_and_fit_each_other_are_one(database: Database) -> None:
+    decision = verdict(database, [ROBERT, patient(middle=None)], patient(given="Bob"))
+    assert decision.verdict is Verdict.LINK
+    assert {decision.person_id, *decision.joins} == {"p0", "p1"}
+
+
+def test_two_people_who_both_fit_and_may_be_two_go_to_review(sqlite_database: Database) -> None:
+    fathers_and_sons = [patient(suffix="Sr"), patient(suffix="Jr")]
+    decision = verdict(sqlite_database, fathers_and_sons, patient(given="Bob"))
+    assert (decision.verdict, decision.joins) == (Verdict.REVIEW, ())
     assert {c.person_id for c in decision.candidates} == {"p0", "p1"}
 
 
@@ -227,6 +234,9 @@ def test_blocks_lose_nothing_that_comparing_everything_finds(database: Database,
             decision = index.decide(connection, traits)
             assert (decision.verdict, decision.person_id) == brute_force(known, traits), record_id
             person_id = decision.person_id or f"of-{record_id}"
+            for gone in decision.joins:
+                index.move(connection, [r for r, p, _ in known if p == gone], person_id)
+                known = [(r, person_id if p == gone else p, t) for r, p, t in known]
             index.store(connection, record_id, person_id, traits)
             known.append((record_id, person_id, traits))
 
