@@ -17,6 +17,7 @@ import click
 import orjson
 import sqlalchemy as sa
 
+from hie.cli.review import review
 from hie.core.config import Settings
 from hie.core.database import Database
 from hie.core.errors import BadRequest, NotFound
@@ -32,6 +33,9 @@ CSV_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group()
 def mpi() -> None:
     """The master patient index: who is who."""
+
+
+mpi.add_command(review)
 
 
 @mpi.command()

@@ -330,12 +330,17 @@ class Release:
         """Close the connections to members of this process."""
         self._transport.close()
 
-    def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
-        """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
+    def lookup(
+        self, caller: Caller, patient: Resource, limit: int, *, request_id: str, years: int = 0
+    ) -> list[Candidate]:
+        """People who may be the described patient, best first, for a clinician's search; audited per person shown.
+
+        The birth year may be off by `years`.
+        """
         attempt = _Attempt(self._audit, caller, "Patient lookup", request_id)
         if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD, Role.PRIVACY_OFFICER):
             attempt.refuse(Forbidden(f"The role {caller.role.value} may not search for patients."))
-        found = self._candidates(caller, patient, limit)
+        found = self._candidates(caller, patient, limit, years)
         self._audit.record(*(attempt.search(c.person.id) for c in found)) if found else self._audit.record(
             attempt.search(None)
         )
@@ -361,8 +366,10 @@ class Release:
             return None
         return person
 
-    def _candidates(self, caller: Caller, patient: Resource, limit: int) -> list[Candidate]:
-        return self._identity.candidates(patient, limit, shown=lambda person: self._governance.shown(caller, person))
+    def _candidates(self, caller: Caller, patient: Resource, limit: int, years: int) -> list[Candidate]:
+        return self._identity.candidates(
+            patient, limit, years=years, shown=lambda person: self._governance.shown(caller, person)
+        )
 
     def _governed(self, attempt: _Attempt, person: Person) -> tuple[PersonPolicy, Request]:
         request = self._governance.request(attempt.caller)

@@ -1,4 +1,4 @@
-"""The batch engine on PySpark (extra `[spark]`): the same model, the same numbers, the pairs compared by Spark's workers."""
+"""The batch engine on PySpark (extra `[spark]`): the same model and numbers, compared by Spark's workers."""
 
 from __future__ import annotations
 
