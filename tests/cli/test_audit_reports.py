@@ -16,9 +16,11 @@ from click.testing import CliRunner, Result
 
 from hie.audit.log import AuditLog
 from hie.audit.query import AuditQuery
+from hie.audit.seal import Seal
 from hie.cli import audit_reports
 from hie.core import schema
 from hie.core.clock import system_clock
+from hie.core.config import Settings
 from hie.core.database import Database
 from hie.core.errors import ConfigurationError, NotFound
 from hie.mpi.identity import Identifier, IdentityService
@@ -58,7 +60,7 @@ def office(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     schema.upgrade(database)
     identity = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), system_clock)
     fed = identity.record("lakeside", Identifier(SYSTEM, "L-1"), patient("Lindqvist"))
-    log = AuditLog(database, system_clock, BASE)
+    log = AuditLog(database, system_clock, BASE, Seal.of(Settings.load()))
     log.record(disclosure(fed.record.person_id), disclosure("somebody-else"))
     yield Office(database, identity, log, fed.record.person_id)
     log.close()
