@@ -9,18 +9,21 @@ from flask import Flask
 
 from hie.audit.accounting import Accounting
 from hie.audit.cosigning import Cosigning, parse_witnesses
-from hie.audit.health import LogHealth
+from hie.audit.health import Found, LogHealth, Progress
 from hie.audit.log import AuditLog
+from hie.audit.note import NoteError, encode
 from hie.audit.review import Review
 from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
 from hie.audit.thresholds import Thresholds
+from hie.audit.verify import Wrong, own_mark, verify
 from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
 from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
+from hie.core.errors import LogDamaged
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
 from hie.gateway.api import (
@@ -136,10 +139,26 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         ),
         review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
         statistics=LogStatistics(database),
-        health=LogHealth(database, clock),
+        health=LogHealth(database, clock, verify=lambda progress: _verify(settings, progress)),
         own_person=lambda _email: None,
         secret=master_key.derive("sessions"),
     )
+
+
+def _verify(settings: Settings, progress: Progress) -> Found:
+    """The whole log, read again in this process (a server with threads must not fork), for the console's page."""
+    try:
+        seal = Seal.of(settings)
+        ring = seal.ring()
+        witnesses = [witness.key for witness in parse_witnesses(settings.witnesses)]
+        seen = own_mark(seal, ring)
+        url = settings.effective_database_url
+        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress, processes=1)
+    except Wrong as wrong:
+        return Found(False, 0, f"The log does not verify: index {wrong.index}: {wrong.reason}.")
+    except (LogDamaged, NoteError) as damage:
+        return Found(False, 0, f"The log does not verify: {getattr(damage, 'reason', damage)}.")
+    return Found(True, report.entries, f"All {report.entries:,} entries are whole; the root is {encode(report.root)}.")
 
 
 def _configure_log() -> None:

@@ -26,7 +26,7 @@ from hie.audit.columns import Columns, columns
 from hie.audit.entry import commitment, leaf_bytes
 from hie.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, FullTile, RightEdge, leaf_hash
 from hie.audit.note import NoteError, Signature, VerifierKey
-from hie.audit.seal import KeyRing
+from hie.audit.seal import KeyRing, Seal
 from hie.audit.tables import SIDES, entities, entries, purposes, source_failures, subtypes
 from hie.core.clock import instant
 from hie.core.database import Database
@@ -110,6 +110,12 @@ def verify(
         return _Verification(database, KeyRing(ring.keys), tuple(seen), tuple(witnesses), progress).run(processes)
     finally:
         database.close()
+
+
+def own_mark(seal: Seal, ring: KeyRing) -> list[Seen]:
+    """This host's high-water mark, where there is one. Raises NoteError where it does not hold."""
+    mark = seal.high_water.read(ring)
+    return [Seen(mark, "this host's high-water mark")] if mark else []
 
 
 class _Verification:
@@ -229,6 +235,14 @@ def _in_parallel(url: str, ring: KeyRing, size: int, processes: int | None) -> I
     """The ranges of the first `size` entries in order, a few of them at work."""
     count = processes or os.cpu_count() or 1
     ranges = ((first, min(first + RANGE, size)) for first in range(0, size, RANGE))
+    if processes == 1:  # in this process: a server with threads must not fork
+        reader = _Ranges(url, ring)
+        try:
+            for first, last in ranges:
+                yield reader.check(first, last)
+        finally:
+            reader.close()
+        return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(url, ring)) as pool:
         under_way: deque[Future[_Checked]] = deque()
@@ -255,6 +269,9 @@ class _Ranges:
         self._driver = cast(Any, self._held.driver_connection)
         if not self._sqlite:
             self._driver.autocommit = True
+
+    def close(self) -> None:
+        self._held.close()
 
     def check(self, first: int, last: int) -> _Checked:
         leaves: list[bytes] = []

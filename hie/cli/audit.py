@@ -19,8 +19,9 @@ from hie.audit.event import Event, Kind, Outcome
 from hie.audit.log import AuditLog
 from hie.audit.note import NoteError, VerifierKey, encode
 from hie.audit.seal import KeyRing, Seal
-from hie.audit.verify import Report, Seen, Wrong
+from hie.audit.verify import Report, Seen, Wrong, own_mark
 from hie.audit.verify import verify as verified
+from hie.cli.audit_reports import report
 from hie.core import schema
 from hie.core.clock import system_clock
 from hie.core.config import Settings
@@ -36,6 +37,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group()
 def audit() -> None:
     """The disclosure log."""
+
+
+audit.add_command(report)
 
 
 @audit.command()
@@ -55,7 +59,11 @@ def verify(kept: tuple[Path, ...], keys: Path | None, witness_keys: Path | None,
     with _opened() as (settings, log):
         seal = Seal.of(settings)
         ring = _public_ring(keys) if keys else seal.ring()
-        seen = [_seen(path, ring) for path in kept] + ([] if keys else _mark(seal, ring))
+        try:
+            mark = [] if keys else own_mark(seal, ring)
+        except NoteError as error:
+            raise HieError(f"the log does not verify: {error}") from None
+        seen = [_seen(path, ring) for path in kept] + mark
         known = _vkeys(witness_keys) if witness_keys else [w.key for w in parse_witnesses(settings.witnesses)]
         log.close()
         with _progress() as progress:
@@ -183,14 +191,6 @@ def _seen(path: Path, ring: KeyRing) -> Seen:
         return Seen(ring.checked(raw), f"{path.name} of {signed.size} entries")
     except NoteError as error:
         raise ConfigurationError(f"{path} is no checkpoint of this log: {error}.") from None
-
-
-def _mark(seal: Seal, ring: KeyRing) -> list[Seen]:
-    try:
-        mark = seal.high_water.read(ring)
-    except NoteError as error:
-        raise HieError(f"The log does not verify: {error}.") from None
-    return [Seen(mark, "this host's high-water mark")] if mark else []
 
 
 @contextmanager
