@@ -21,7 +21,7 @@ from hie.audit.note import NoteError, VerifierKey, encode
 from hie.audit.seal import KeyRing, Seal
 from hie.audit.verify import Report, Seen, Wrong, own_mark
 from hie.audit.verify import verify as verified
-from hie.cli.audit_reports import report
+from hie.cli import audit_reports
 from hie.core import schema
 from hie.core.clock import system_clock
 from hie.core.config import Settings
@@ -39,7 +39,8 @@ def audit() -> None:
     """The disclosure log."""
 
 
-audit.add_command(report)
+for _command in audit_reports.COMMANDS:
+    audit.add_command(_command)
 
 
 @audit.command()
