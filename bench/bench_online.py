@@ -113,7 +113,7 @@ def feeds(seconds: float) -> None:
 
         def caller(_: int) -> None:
             session = requests.Session()
-            session.headers |= {"Authorization": f"Bearer {token}", "Content-Type": "application/fhir+json"}
+            session.headers["Authorization"] = f"Bearer {token}"
             while time.monotonic() < stop:
                 with lock:
                     number = next(numbers)

@@ -16,6 +16,8 @@ from hie.core.database import Database
 from hie.core.ids import new_id
 from hie.core.schema import require_current
 from hie.gateway.stewardship import audited, record_seen
+from hie.mpi import cms
+from hie.mpi.demographics import traits_of
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
 from hie.mpi.people import By, LinkEvent
@@ -125,6 +127,7 @@ def _case(case: Case) -> dict[str, Any]:
         ],
         "probability": best.score.probability,
         "conflict": best.conflict,
+        "cms_rules": cms.satisfied(traits_of(best.left.resource), traits_of(best.right.resource)),
         "traits": [
             {"trait": trait, "level": level, "weight": round(bits, 3)}
             for trait, level, bits in best.score.contributions

@@ -19,6 +19,7 @@ from hie.core.errors import BadRequest, Conflict, NotFound, Unprocessable
 from hie.gateway.api.context import request_id
 from hie.gateway.services import current
 from hie.gateway.stewardship import audited, record_seen
+from hie.mpi import cms
 from hie.mpi.comparison import TRAITS
 from hie.mpi.demographics import Address, Traits, traits_of
 from hie.mpi.people import By, LinkEvent, SourceRecord
@@ -159,6 +160,7 @@ def _question(task_id: str, mistake: str = "") -> str:
         compared=case.compared[pair],
         pair=pair,
         rows=rows_of(case.compared[pair]),
+        cms_rules=_cms_rules(case.compared[pair]),
         sides=zip(
             ("This record", "The rest") if _is_contradiction(case) else ("One", "The other"),
             (case.left, case.right),
@@ -233,6 +235,10 @@ def value_of(traits: Traits, trait: str) -> str:
     words: Sequence[str] = (values,) if isinstance(values, str) else values
     former = [f"formerly {name}" for name in traits.former] if trait == "family" else []
     return ", ".join([*(w if "@" in w else w.title() for w in words if w), *(f.title() for f in former)])
+
+
+def _cms_rules(compared: Compared) -> tuple[str, ...]:
+    return cms.satisfied(*(traits_of(record.resource) for record in (compared.left, compared.right)))
 
 
 def _phone(number: str) -> str:

@@ -134,7 +134,9 @@ def test_a_question_shows_both_sides_and_what_each_trait_is_worth(steward: Visit
     assert "One person or two?" in words
     assert "Birth date 19 May 1983 19 May 1983" in words
     assert "900 Prairie Ave, Chicago IL 60616" in words
+    assert "(312) 555-0188" in words
     assert "Name suffix conflict Jr Sr" in words
+    assert "Satisfies CMS matching rules 01, 02, 11 and 30" in words
     assert page.count("<svg") >= 5
     assert re.search(r"[+−]\d+\.\d", words)
 
