@@ -182,7 +182,7 @@ def test_a_hold_is_placed_listed_and_lifted(office: Office) -> None:
 def test_what_is_old_is_archived_and_the_archive_checked(office: Office, tmp_path: Path) -> None:
     path = tmp_path / "old.ndjson"
     assert office.run("archive", str(path)).output == "nothing to archive\n"
-    aged = AuditLog(office.database, lambda: datetime(2015, 1, 1, tzinfo=UTC), BASE)
+    aged = AuditLog(office.database, lambda: datetime(2015, 1, 1, tzinfo=UTC), BASE, Seal.of(Settings.load()))
     aged.record(disclosure(office.person_id), disclosure("somebody-else"))
     aged.close()
     office.run("hold", office.person_id, "--reason", "Lindqvist v. Harbor")
