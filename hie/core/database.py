@@ -77,6 +77,7 @@ class Database:
         self.is_sqlite = url.startswith("sqlite:")
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
         self._checkpointer = _Checkpointer(self.engine.url.database) if self.is_sqlite else None
+        self._turn = threading.RLock()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -90,17 +91,27 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that commits at the end of the block and rolls back on any error."""
-        with self.engine.connect() as connection:
-            if self.is_sqlite:
-                connection = connection.execution_options(hie_immediate=True)
-            with connection.begin():
+        if self._checkpointer is None:
+            with self.engine.connect() as connection, connection.begin():
                 yield connection
-        if self._checkpointer is not None:
-            self._checkpointer.written()
+            return
+        # SQLite has one writer. Threads that queue here wake in microseconds; those that meet in SQLite poll for up to
+        # a tenth of a second. Whoever waits too long goes on to be told so by SQLite.
+        has_turn = self._turn.acquire(timeout=BUSY_TIMEOUT_SECONDS)
+        try:
+            with self.engine.connect() as connection:
+                immediate = connection.execution_options(hie_immediate=True)
+                with immediate.begin():
+                    yield immediate
+        finally:
+            if has_turn:
+                self._turn.release()
+        self._checkpointer.written()
 
     def dispose_inherited(self) -> None:
         """Forget connections opened before a fork, without closing the parent's sockets."""
         self.engine.dispose(close=False)
+        self._turn = threading.RLock()
         if self._checkpointer is not None:
             self._checkpointer = _Checkpointer(self.engine.url.database)
 
