@@ -7,9 +7,15 @@ import logging
 import structlog
 from flask import Flask
 
+from hie.audit.accounting import Accounting
 from hie.audit.cosigning import Cosigning, parse_witnesses
+from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
+from hie.audit.review import Review
 from hie.audit.seal import Seal
+from hie.audit.statistics import LogStatistics
+from hie.audit.thresholds import Thresholds
+from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -22,15 +28,19 @@ from hie.gateway.api import (
     consents,
     context,
     directory,
+    everything,
     health,
     identity,
+    link_changes,
     log,
+    matching,
     metadata,
     oauth,
     problems,
     records,
 )
 from hie.gateway.authority import Authority
+from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
@@ -40,6 +50,7 @@ from hie.gateway.transport import Transport
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
+from hie.mpi.stewardship import Stewardship
 
 BLUEPRINTS = (
     health.blueprint,
@@ -47,7 +58,10 @@ BLUEPRINTS = (
     oauth.blueprint,
     directory.blueprint,
     identity.blueprint,
+    matching.blueprint,
+    link_changes.blueprint,
     records.blueprint,
+    everything.blueprint,
     consents.blueprint,
     audit.blueprint,
     log.blueprint,
@@ -78,13 +92,15 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
     audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
     members = Directory(database, clock, settings)
-    identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
+    index = MatchIndex(Model.load(), database.is_sqlite)
+    identities = IdentityService(database, index, clock)
     consent_service = ConsentService(
         database,
         clock,
         settings.consent_default.value,
         lambda: {m.id: m.consent_default for m in members.members() if m.consent_default},
         lambda: frozenset(m.id for m in members.members() if m.part2),
+        rules=rules.load(settings.consent_rules, settings.home),
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
@@ -106,9 +122,20 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         authority=Authority(database, clock, settings, members, audit_log, lambda: master_key.derive("access-tokens")),
         identity=identities,
+        stewardship=Stewardship(database, index, clock),
         consents=consent_service,
         audit=audit_log,
         release=release,
+        accounting=Accounting(
+            database,
+            clock,
+            address_of=lambda member_id: (m.address or "") if (m := members.member(member_id)) else "",
+            part2_members=lambda: frozenset(m.id for m in members.members() if m.part2),
+        ),
+        review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
+        statistics=LogStatistics(database),
+        health=LogHealth(database, clock),
+        own_person=lambda _email: None,
         secret=master_key.derive("sessions"),
     )
 

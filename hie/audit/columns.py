@@ -90,7 +90,7 @@ def columns(body: Resource) -> Columns:
         user_id=_clipped(user_id),
         session=_clipped(session),
         request_id=_clipped(request_id),
-        subtypes=frozenset([subtype["code"] for subtype in body["subtype"]]),
+        subtypes=frozenset([subtype["code"] for subtype in body.get("subtype", ())]),
         purposes=frozenset([concept["coding"][0]["code"] for concept in body.get("purposeOfEvent", ())]),
         entities=frozenset(entities),
         failures=frozenset(failures),

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import orjson
 
-from hie.audit.balp import audit_event
+from hie.audit.balp import audit_event, redacted
 from hie.audit.columns import Columns, columns
 from hie.audit.event import Event
 from hie.audit.merkle import leaf_hash
@@ -65,9 +65,14 @@ class Entry:
     leaf_hash: bytes
 
     @property
+    def archived(self) -> bool:
+        """The body was moved to an archive after its retention; the leaf still commits to it (`retention.py`)."""
+        return not self.body
+
+    @property
     def resource(self) -> Resource:
-        """The AuditEvent."""
-        event: Resource = json.loads(self.body)
+        """The AuditEvent; of an archived entry what the leaf says, marked as redacted."""
+        event: Resource = json.loads(self.body) if self.body else redacted(self.entry_id, self.recorded)
         return event
 
     @property

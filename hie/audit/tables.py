@@ -5,7 +5,9 @@
 and `audit_cosignatures` what witnesses said of them.
 
 All of them only grow: triggers refuse UPDATE, DELETE and TRUNCATE, an index that is not the next one, and SQLite's
-INSERT OR REPLACE, which passes UPDATE and DELETE triggers by. They stop mistakes and injected SQL; an attacker who owns
+INSERT OR REPLACE, which passes UPDATE and DELETE triggers by. One change is let through: a body and its salt may become
+empty, and nothing else with them, once the entry is six years old, an archive holds it, and no legal hold stands
+(`retention.py`; the two tables are in `tables_officer.py`). They stop mistakes and injected SQL; an attacker who owns
 the database is found by the tree, not stopped here. `SQLITE_GUARDS` and `POSTGRESQL_GUARDS` are the same statements for
 the migrations.
 """
@@ -21,12 +23,12 @@ WITNESS_WIDTH = 300
 """Characters of a witness's name with its key id."""
 
 # INTEGER on SQLite makes the index the rowid itself.
-_INDEX = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+INDEX = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 entries = sa.Table(
     "audit_entries",
     metadata,
-    sa.Column("entry_index", _INDEX, primary_key=True, autoincrement=False),
+    sa.Column("entry_index", INDEX, primary_key=True, autoincrement=False),
     sa.Column("entry_id", sa.String(32), nullable=False, unique=True),
     sa.Column("recorded", Instant, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
@@ -64,7 +66,7 @@ for _name in SEARCH_COLUMNS:
 
 def _side(name: str, *columns: sa.Column[str]) -> sa.Table:
     """Rows that an entry has several of, each found by its own values and then newest first."""
-    owner = sa.Column("entry_index", _INDEX, sa.ForeignKey(entries.c.entry_index), primary_key=True)
+    owner = sa.Column("entry_index", INDEX, sa.ForeignKey(entries.c.entry_index), primary_key=True)
     table = sa.Table(name, metadata, owner, *columns, sqlite_with_rowid=False)
     sa.Index(None, *columns, table.c.entry_index)
     return table
@@ -99,13 +101,13 @@ tiles = sa.Table(
 checkpoints = sa.Table(
     "audit_checkpoints",
     metadata,
-    sa.Column("tree_size", _INDEX, primary_key=True, autoincrement=False),
+    sa.Column("tree_size", INDEX, primary_key=True, autoincrement=False),
     sa.Column("note", sa.LargeBinary, nullable=False),
 )
 cosignatures = sa.Table(
     "audit_cosignatures",
     metadata,
-    sa.Column("tree_size", _INDEX, sa.ForeignKey(checkpoints.c.tree_size), primary_key=True, autoincrement=False),
+    sa.Column("tree_size", INDEX, sa.ForeignKey(checkpoints.c.tree_size), primary_key=True, autoincrement=False),
     sa.Column("witness", sa.String(WITNESS_WIDTH), primary_key=True),
     sa.Column("line", sa.LargeBinary, nullable=False),
     sqlite_with_rowid=False,
@@ -116,10 +118,23 @@ sa.Index(None, cosignatures.c.witness, cosignatures.c.tree_size)
 ALL = (entries, *SIDES, tiles, checkpoints, cosignatures)
 
 
+_KEPT = tuple(column.name for column in entries.columns if column.name not in ("body", "salt"))
+_ARCHIVED = (
+    "EXISTS (SELECT 1 FROM audit_archives WHERE OLD.entry_index BETWEEN first_index AND last_index) AND "
+    "NOT EXISTS (SELECT 1 FROM audit_holds WHERE audit_holds.person_id = OLD.person_id AND lifted IS NULL)"
+)
+_SQLITE_PURGE = (
+    f"NEW.body IS x'' AND NEW.salt IS x'' AND {' AND '.join(f'NEW.{name} IS OLD.{name}' for name in _KEPT)} AND "
+    f"OLD.recorded < date('now', '-6 years') AND {_ARCHIVED}"
+)
+
+
 def _sqlite_guards(table: sa.Table) -> list[str]:
     name = table.name
+    # Where the condition is neither true nor false, the change is refused.
+    unless = {"update": f" WHEN coalesce({_SQLITE_PURGE}, 0) = 0" if table is entries else "", "delete": ""}
     statements = [
-        f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb.upper()} ON {name} "
+        f"CREATE TRIGGER {name}_no_{verb} BEFORE {verb.upper()} ON {name}{unless[verb]} "
         f"BEGIN SELECT RAISE(ABORT, '{name} only grows'); END"
         for verb in ("update", "delete")
     ]
@@ -161,10 +176,20 @@ _POSTGRESQL_LARGER = (
 )
 
 
+_POSTGRESQL_PURGE = (
+    "CREATE OR REPLACE FUNCTION audit_only_archived() RETURNS trigger LANGUAGE plpgsql AS $$ "
+    "BEGIN IF NEW.body = ''::bytea AND NEW.salt = ''::bytea AND "
+    f"({', '.join(f'NEW.{name}' for name in _KEPT)}) IS NOT DISTINCT FROM "
+    f"({', '.join(f'OLD.{name}' for name in _KEPT)}) AND OLD.recorded < now() - interval '6 years' AND {_ARCHIVED} "
+    "THEN RETURN NEW; END IF; "
+    "RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' only grows', ERRCODE = 'restrict_violation'; END $$"
+)
+
+
 def _postgresql_guards(table: sa.Table) -> list[str]:
     name = table.name
     statements = [
-        f"CREATE TRIGGER {name}_no_change BEFORE UPDATE OR DELETE ON {name} "
+        f"CREATE TRIGGER {name}_no_change BEFORE {'DELETE' if table is entries else 'UPDATE OR DELETE'} ON {name} "
         "FOR EACH ROW EXECUTE FUNCTION audit_only_grows()",
         f"CREATE TRIGGER {name}_no_truncate BEFORE TRUNCATE ON {name} "
         "FOR EACH STATEMENT EXECUTE FUNCTION audit_only_grows()",
@@ -174,7 +199,10 @@ def _postgresql_guards(table: sa.Table) -> list[str]:
             f"CREATE TRIGGER {name}_next AFTER INSERT ON {name} REFERENCING NEW TABLE AS new_entries "
             "FOR EACH STATEMENT EXECUTE FUNCTION audit_next_entries()"
         )
-        return [_POSTGRESQL_REFUSE, _POSTGRESQL_NEXT, *statements, following]
+        archived = (
+            f"CREATE TRIGGER {name}_purge BEFORE UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION audit_only_archived()"
+        )
+        return [_POSTGRESQL_REFUSE, _POSTGRESQL_NEXT, _POSTGRESQL_PURGE, *statements, following, archived]
     if table is checkpoints:
         larger = (
             f"CREATE TRIGGER {name}_next BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION audit_next_checkpoint()"

@@ -4,7 +4,8 @@ A source's `meta.security` is kept, its label systems brought to one spelling. C
 files in `valuesets/`; drugs are also known by ingredient name, since products have more codes than any list. Labels
 follow references inside one source's answer: a resource shares the labels of what it refers to (the report of a
 labelled result) and of what refers to it (the encounter of a labelled condition), as far as each chain of references
-reaches; but what an encounter got from one condition it does not pass on to the next.
+reaches; but what an encounter got from one condition it does not pass on to the next. A view keeps apart what came that
+way (`reached`): consents go by all labels, the rules of section 5 by what is said of the resource itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 
@@ -153,15 +154,41 @@ def build(rows: Iterable[Mapping[str, str]]) -> ValueSets:
     return ValueSets(exact, prefixes, ranges, names, words)
 
 
-def views(resources: Sequence[Resource], member_id: str, *, sets: ValueSets | None = None) -> list[ResourceView]:
+def views(
+    resources: Sequence[Resource], member_id: str, *, complete: bool = True, sets: ValueSets | None = None
+) -> list[ResourceView]:
     """The views of one source's answer, all its resources together, in their order and the exchange's terms.
 
-    A resource that cannot be read is labelled `R`.
+    A resource that cannot be read is labelled `R`. Not `complete`: a part of the source's chart is missing, and what
+    is there may carry labels that nobody can see.
     """
     chosen = sets or value_sets()
     drafts = [_draft(resource, chosen) for resource in resources]
     labels = _spread(drafts)
-    return [_view(draft, found, member_id) for draft, found in zip(drafts, labels, strict=True)]
+    return [_view(draft, found, member_id, complete) for draft, found in zip(drafts, labels, strict=True)]
+
+
+def contained_view(contained: Resource, container: ResourceView, *, sets: ValueSets | None = None) -> ResourceView:
+    """The view of a contained resource: a part of its container, with all its labels, and what it says itself."""
+    draft = _draft(contained, sets or value_sets())
+    return replace(
+        container,
+        type=draft.key[0],
+        id=draft.key[1],
+        labels=container.labels | draft.labels,
+        codes=draft.codes,
+        profiles=draft.profiles,
+        time=draft.time or container.time,
+        references=container.references | {f"{kind}/{target}" for kind, target in draft.references},
+        authors=draft.authors or container.authors,
+        labels_known=container.labels_known and draft.readable,
+        part_of=container.reference,
+    )
+
+
+def own_labels(resource: Resource, *, sets: ValueSets | None = None) -> Labels:
+    """What a resource by itself is labelled: by its source, and by the codes in it."""
+    return _draft(resource, sets or value_sets()).labels
 
 
 @dataclass(frozen=True)
@@ -175,6 +202,7 @@ class _Draft:
     time: Span | None = None
     references: frozenset[tuple[str, str]] = frozenset()
     authors: frozenset[str] = frozenset()
+    readable: bool = True
 
 
 def _draft(resource: Resource, sets: ValueSets) -> _Draft:
@@ -182,7 +210,7 @@ def _draft(resource: Resource, sets: ValueSets) -> _Draft:
     try:
         return _read(resource, key, sets)
     except (AttributeError, TypeError, ValueError, KeyError, OverflowError):
-        return _Draft(key, _RESTRICTED)
+        return _Draft(key, _RESTRICTED, readable=False)
 
 
 def _read(resource: Resource, key: tuple[str, str], sets: ValueSets) -> _Draft:
@@ -319,7 +347,7 @@ def _reach(start: Iterable[int], edges: Sequence[Sequence[int]]) -> set[int]:
     return seen
 
 
-def _view(draft: _Draft, labels: Labels, member_id: str) -> ResourceView:
+def _view(draft: _Draft, labels: Labels, member_id: str, complete: bool) -> ResourceView:
     return ResourceView(
         type=draft.key[0],
         id=draft.key[1],
@@ -330,4 +358,6 @@ def _view(draft: _Draft, labels: Labels, member_id: str) -> ResourceView:
         time=draft.time,
         references=frozenset(f"{kind}/{target}" for kind, target in draft.references),
         authors=draft.authors,
+        reached=labels - draft.labels,
+        labels_known=complete and draft.readable,
     )

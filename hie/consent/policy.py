@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
 
@@ -170,7 +170,9 @@ class Data:
             reaches = named >= view.confidentiality if self.permits else named <= view.confidentiality
             if reaches:
                 return True
-        return labels.match(view.sensitivities)
+        matches = labels.match(view.sensitivities)
+        # What may refer to it could not be read: it may carry any of the sensitivities that are named here.
+        return None if matches is False and labels.known and not view.labels_known else matches
 
     def _target(self, view: ResourceView) -> Tri:
         if (
@@ -287,10 +289,16 @@ class ResourceView:
     """`Type/id` of what it refers to."""
     authors: frozenset[str] = frozenset()
     """`Type/id` and identifier values of its authors."""
+    reached: frozenset[tuple[str, str]] = frozenset()
+    """Those of `labels` that came along references alone, and so tell of another resource."""
+    labels_known: bool = True
+    """False where what refers to it could not be read, so that it may carry more labels than these."""
+    part_of: str = ""
+    """`Type/id` of the resource that contains it, where it is a contained one."""
 
     @cached_property
     def reference(self) -> str:
-        return f"{self.type}/{self.id}"
+        return self.part_of or f"{self.type}/{self.id}"
 
     @cached_property
     def holder(self) -> frozenset[str]:
@@ -303,10 +311,20 @@ class ResourceView:
         return carried | sensitivities_and_above(carried & SENSITIVITIES)
 
     @cached_property
+    def own_sensitivities(self) -> frozenset[str]:
+        """As `sensitivities`, of what the source and the codes say of this very resource: what section 5 goes by."""
+        if not self.reached:
+            return self.sensitivities
+        own = self.labels - self.reached
+        carried = frozenset(label_key(label) for label in own if label[0] != CONFIDENTIALITY)
+        return carried | sensitivities_and_above(carried & SENSITIVITIES)
+
+    @cached_property
     def confidentiality(self) -> int:
         """Rank of the highest confidentiality given; without one `R` (`V` for psychotherapy notes) or `N`."""
         given = [RANK[code] for system, code in self.labels if system == CONFIDENTIALITY and code in RANK]
-        return max(given) if given else RANK[default_confidentiality(self.labels)]
+        known = max(given) if given else RANK[default_confidentiality(self.labels)]
+        return known if self.labels_known else max(known, RANK["R"])
 
     @cached_property
     def classes(self) -> frozenset[str]:
@@ -319,7 +337,7 @@ class ResourceView:
 
     @cached_property
     def self_pay(self) -> bool:
-        return any(code == SELF_PAY for _, code in self.labels)
+        return any(code == SELF_PAY for _, code in self.labels - self.reached)
 
 
 @dataclass(frozen=True)
@@ -329,6 +347,30 @@ class LegalBasis:
     id: str
     purpose: str
     types: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Minor:
+    """What a minor's representative does not see, by the law of the minor's state (section 5 point 2).
+
+    `ages`: sensitivity -> the age in whole years from which a minor is treated for it on the minor's own consent.
+    """
+
+    birth_date: date
+    majority: int
+    ages: Mapping[str, int]
+
+    def consented_alone(self, view: ResourceView) -> bool:
+        """Whether the minor may have been treated for this alone; a resource without a time counts as now."""
+        youngest = [self.ages[code] for code in view.own_sensitivities if code in self.ages]
+        if not youngest:
+            return False
+        end = view.time.end if view.time is not None else None
+        return end is None or min(youngest) <= _years(self.birth_date, end.date())
+
+
+def _years(born: date, day: date) -> int:
+    return day.year - born.year - ((day.month, day.day) < (born.month, born.day))
 
 
 @dataclass(frozen=True)
@@ -366,6 +408,10 @@ class PersonPolicy:
     """Types a payer may get: Coverage, ExplanationOfBenefit and the clinical types listed for it."""
     strict_break_glass: bool = False
     """`break_glass: consent-only`: the glass opens only where a consent permits `BTG`."""
+    minor: Minor | None = None
+    """Where the person is a minor in a state whose ages are configured."""
+    unreadable: bool = False
+    """The consents could not be read: everything is denied but what break-glass opens."""
     _governing: dict[tuple[str, datetime], tuple[Compiled, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -432,6 +478,29 @@ def restricts(policy: PersonPolicy, members: Collection[str] | None = None) -> b
     if any(default_of(d) in (Default.DENY, Default.BREAK_GLASS_ONLY) for d in defaults):
         return True
     return any(_may_deny(consent, policy.as_of) for consent in _all_governing(policy))
+
+
+def could_withhold(policy: PersonPolicy, request: Request, member_id: str) -> bool:
+    """Whether anything that a member holds might be denied by consent, default or role.
+
+    False only when what stands in one resource may tell of all the others: then narrative, attachments and names of
+    other resources may leave with it. What always needs a permit by name is told by the source itself, resource by
+    resource, and does not count here (psychotherapy notes are kept apart from the record by law, 45 CFR 164.501).
+    """
+    return not request.groups or any(_could_withhold(policy, request, group, member_id) for group in request.groups)
+
+
+def reads_labels(policy: PersonPolicy, request: Request, member_id: str) -> bool:
+    """Whether a consent that governs what the member holds goes by labels, for this request.
+
+    Then a label that another resource passes on may decide, and the member's whole chart has to be read.
+    """
+    return any(
+        _reads_labels(consent.root, request, group, ResourceView(_ANY_RESOURCE, _ANY_RESOURCE, member_id))
+        for consent in policy.governing(member_id, request.now)
+        if consent.root is not None
+        for group in request.groups
+    )
 
 
 # -- section 3: one consent
@@ -604,9 +673,11 @@ def _patient(policy: PersonPolicy, request: Request, group: PurposeGroup, view: 
     """The person, or a recorded representative; psychotherapy notes go on to the rule that asks for a permit."""
     if not _asks_for_own(policy, request, group):
         return None
-    if MINOR_ALONE in view.sensitivities and not _is_patient(policy, request):
+    if not _is_patient(policy, request) and (
+        MINOR_ALONE in view.own_sensitivities or (policy.minor is not None and policy.minor.consented_alone(view))
+    ):
         return Decision(False, "representative", reason="treatment a minor was lawfully given alone")
-    if PSYCHOTHERAPY_NOTES in view.sensitivities:
+    if PSYCHOTHERAPY_NOTES in view.own_sensitivities:
         return None
     return Decision(True, "patient", reason="asked for by the patient or a recorded representative")
 
@@ -642,10 +713,12 @@ def _payer(policy: PersonPolicy, request: Request, group: PurposeGroup, view: Re
 
 def _by_consent(policy: PersonPolicy, request: Request, group: PurposeGroup, view: ResourceView) -> Decision:
     """Points 4 to 7: explicit consent, consents, defaults, and what break-glass opens of their denials."""
+    if policy.unreadable:
+        return _without_consents(policy, request, group, view)
     results = [(c, evaluate(c, request, group, view)) for c in policy.governing(view.member_id, request.now)]
     denials = [(c, r) for c, r in results if r.effect is Effect.DENY]
     permits = [(c, r) for c, r in results if r.effect is Effect.PERMIT]
-    notes = PSYCHOTHERAPY_NOTES in view.sensitivities
+    notes = PSYCHOTHERAPY_NOTES in view.own_sensitivities
     if notes and not any(PSYCHOTHERAPY_NOTES in result.named for _, result in permits):
         return Decision(False, "psychotherapy-notes", reason="no consent permits psychotherapy notes by name")
     part2 = _under_part2(policy, view)
@@ -664,9 +737,17 @@ def _by_consent(policy: PersonPolicy, request: Request, group: PurposeGroup, vie
     return denial if closed else _break_glass(policy, request, group, denial, part2)
 
 
+def _without_consents(policy: PersonPolicy, request: Request, group: PurposeGroup, view: ResourceView) -> Decision:
+    """Section 1: the consent store cannot be reached."""
+    denial = Decision(False, "consent-store", reason="the consents could not be read")
+    if PSYCHOTHERAPY_NOTES in view.own_sensitivities:
+        return denial
+    return _break_glass(policy, request, group, denial, _under_part2(policy, view))
+
+
 def _under_part2(policy: PersonPolicy, view: ResourceView) -> bool:
     """42 CFR Part 2 follows provenance: the member, or the source's own label."""
-    return view.member_id in policy.part2_members or PART2_LABEL in view.sensitivities
+    return view.member_id in policy.part2_members or PART2_LABEL in view.own_sensitivities
 
 
 def _covers_part2(policy: PersonPolicy, consent: Compiled, result: Result, view: ResourceView) -> bool:
@@ -733,6 +814,8 @@ def _could(policy: PersonPolicy, request: Request, group: PurposeGroup, member_i
     possible = [_possible(c, request, group, member_id) for c in policy.governing(member_id, request.now)]
     if _glass_is_broken(request, group) and not policy.strict_break_glass:
         return all(outcomes - {_CLOSED} for outcomes in possible)
+    if policy.unreadable:
+        return False
     if not all(outcomes & {_PERMIT, _NONE} for outcomes in possible):
         return False
     if any(_PERMIT in outcomes for outcomes in possible):
@@ -742,6 +825,42 @@ def _could(policy: PersonPolicy, request: Request, group: PurposeGroup, member_i
     default = policy.default(member_id)
     return not _DEFAULT_PURPOSES[default].isdisjoint(group.up) or (
         default is Default.BREAK_GLASS_ONLY and _glass_is_broken(request, group)
+    )
+
+
+def _could_withhold(policy: PersonPolicy, request: Request, group: PurposeGroup, member_id: str) -> bool:
+    if _asks_for_own(policy, request, group):
+        return not _is_patient(policy, request)
+    if policy.unreadable or request.role is Role.PAYER or _gate(policy, request, group) is not None:
+        return True
+    possible = [_possible(c, request, group, member_id) for c in policy.governing(member_id, request.now)]
+    if _glass_is_broken(request, group) and not policy.strict_break_glass:
+        return any(_CLOSED in outcomes for outcomes in possible)
+    if any(outcomes & {_DENY, _CLOSED} for outcomes in possible):
+        return True
+    if member_id in policy.part2_members:
+        consents = policy.governing(member_id, request.now)
+        return not any(
+            outcomes == {_PERMIT} and (consent.covers_part2 or member_id in consent.custodians)
+            for consent, outcomes in zip(consents, possible, strict=True)
+        )
+    if any(outcomes == {_PERMIT} for outcomes in possible):
+        return False
+    return _DEFAULT_PURPOSES[policy.default(member_id)].isdisjoint(group.up)
+
+
+def _reads_labels(node: Node, request: Request, group: PurposeGroup, view: ResourceView) -> bool:
+    """Whether a node that may be reached states a label. Children are entered whatever their parent's data say."""
+    if (
+        node.data is not None
+        and node.data.labels is not None
+        and _possible_context(node, request, group, view) is not False
+    ):
+        return True
+    return any(
+        _reads_labels(child, request, group, view)
+        for child in node.children
+        if _possible_context(child, request, group, view) is not False
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,8 @@ import orjson
 import sqlalchemy as sa
 
 from hie.consent.fhir import check_consent, compile_consent
-from hie.consent.policy import Compiled, PersonPolicy
+from hie.consent.policy import Compiled, Default, PersonPolicy
+from hie.consent.rules import Rules
 from hie.consent.tables import consent_versions
 from hie.core.caller import Caller
 from hie.core.clock import Clock, instant
@@ -52,6 +53,14 @@ class StoredConsent:
         return f"Consent/{self.id}/_history/{self.version}"
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What of a person the law of minors goes by: the birth date as written, and the state the person lives in."""
+
+    birth_date: str | None = None
+    state: str | None = None
+
+
 Also = Callable[[sa.Connection, StoredConsent], None] | None
 
 
@@ -66,6 +75,7 @@ class ConsentService:
         member_defaults: Callable[[], Mapping[str, str]],
         part2_members: Callable[[], frozenset[str]],
         *,
+        rules: Rules | None = None,
         strict_break_glass: bool = False,
     ) -> None:
         """Defaults in the words of `policy.Default`, or the environment's `permit` and `deny`."""
@@ -74,25 +84,39 @@ class ConsentService:
         self._exchange_default = exchange_default
         self._member_defaults = member_defaults
         self._part2_members = part2_members
-        self._strict_break_glass = strict_break_glass
+        self._rules = rules or Rules()
+        self._strict_break_glass = strict_break_glass or self._rules.strict_break_glass
         self._compiled: OrderedDict[tuple[str, int], Compiled] = OrderedDict()
         self._lock = threading.Lock()
 
-    def policy(self, person_ids: Sequence[str]) -> PersonPolicy:
+    def policy(self, person_ids: Sequence[str], subject: Subject | None = None) -> PersonPolicy:
         """What governs a person, given every id the person has had."""
         with self._database.read() as connection:
             keys = self._current_keys(connection, person_ids)
             found = self._recall(keys)
             missing = [key for key in keys if key not in found]
             found |= self._compile(connection, missing)
+        return self._policy(person_ids, tuple(found[key] for key in keys), subject or Subject())
+
+    def policy_unread(self, person_ids: Sequence[str]) -> PersonPolicy:
+        """What governs a person whose consents cannot be read: nothing leaves but what break-glass opens."""
+        return replace(self._policy(person_ids, (), Subject()), exchange_default=Default.DENY, unreadable=True)
+
+    def _policy(self, person_ids: Sequence[str], consents: tuple[Compiled, ...], subject: Subject) -> PersonPolicy:
+        now = self._clock()
+        ids = frozenset(person_ids)
         return PersonPolicy(
-            consents=tuple(found[key] for key in keys),
+            consents=consents,
             exchange_default=self._exchange_default,
             member_defaults=self._member_defaults(),
             part2_members=self._part2_members(),
-            person_ids=frozenset(person_ids),
-            as_of=self._clock(),
+            person_ids=ids,
+            as_of=now,
+            representatives=self._rules.acting_for(ids, now.date()),
+            legal_bases=self._rules.legal_bases,
+            payer_types=self._rules.payer_types,
             strict_break_glass=self._strict_break_glass,
+            minor=self._rules.minor(subject.birth_date, subject.state, now.date()),
         )
 
     def create(self, consent: Resource, person_id: str, author: Caller, *, also: Also = None) -> StoredConsent:

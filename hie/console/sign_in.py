@@ -40,7 +40,25 @@ _MEMBERS = PageLink("console.members", "Members", "Endpoints, keys, checks and f
 _OWN_ORGANIZATION = PageLink(
     "console.members", "My organization", "Your organization's endpoint, keys, live check and recent failures."
 )
-_PAGES = {Role.CLINICIAN: (_EMERGENCY,), Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,), Role.OPERATOR: (_MEMBERS,)}
+_QUESTIONS = PageLink(
+    "console.questions", "Questions", "What the privacy officer asks you about records that you opened."
+)
+_DISCLOSURES = PageLink(
+    "console.disclosures", "Disclosures", "Who saw whose records, when and why, with filters and charts."
+)
+_QUEUE = PageLink(
+    "console.queue", "Review", "Break-glass and unusual access: take a case, ask, decide, close it by two people."
+)
+_REPORTS = PageLink("console.reports", "Reports", "Accountings of disclosures and other reports about patients.")
+_LOG = PageLink("console.log_health", "Log", "Whether the disclosure log is whole, checked now.")
+_WHO_LOOKED = PageLink("console.who_looked", "Who looked", "Who saw your records, when and why.")
+_PAGES = {
+    Role.CLINICIAN: (_EMERGENCY, _QUESTIONS),
+    Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,),
+    Role.OPERATOR: (_MEMBERS,),
+    Role.PRIVACY_OFFICER: (_DISCLOSURES, _QUEUE, _REPORTS, _LOG),
+    Role.PATIENT: (_WHO_LOOKED,),
+}
 
 
 def pages_of(user: User | None) -> tuple[PageLink, ...]:

@@ -1,12 +1,13 @@
 """Gateway ids: opaque, stable stand-ins for members' resource ids (contract section 3, "A federated answer").
 
 An id is a keyed digest of (member, type, local id), so it tells nothing and two members' equal ids never collide. The
-table maps an id back to its source for reads.
+table maps an id back to its source for reads, and to the patient in whose chart it was met, so that consent can be
+asked before the member is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -29,22 +30,30 @@ class LocalId:
     id: str
 
 
+@dataclass(frozen=True)
+class Known:
+    """What an id stands for, and the member's own id of the patient in whose chart it was met, where that was noted."""
+
+    local: LocalId
+    patient: str | None
+
+
 class GatewayIds:
     """Gives gateway ids and finds what they stand for."""
 
     def __init__(self, database: Database, key: bytes) -> None:
         self._database = database
-        self._key = key
+        self.key = key
         self._registered: set[str] = set()
 
     def of(self, local: LocalId) -> str:
         """The gateway id of a member's resource (32 characters `[a-z2-7]`)."""
-        return derived_id(self._key, local.member_id, local.type, local.id)
+        return derived_id(self.key, local.member_id, local.type, local.id)
 
-    def register(self, locals_: Iterable[LocalId]) -> None:
-        """Make the ids readable: remember what they stand for. Known ones cost nothing."""
+    def register(self, locals_: Mapping[LocalId, str]) -> None:
+        """Make the ids readable: remember what they stand for, and the patients. Known ones cost nothing."""
         rows = {}
-        for local in locals_:
+        for local, patient in locals_.items():
             gateway_id = self.of(local)
             if gateway_id not in self._registered:
                 rows[gateway_id] = {
@@ -52,6 +61,7 @@ class GatewayIds:
                     "member_id": local.member_id,
                     "type": local.type,
                     "local_id": local.id,
+                    "patient": patient,
                 }
         missing = self._missing(list(rows))
         if missing:
@@ -62,14 +72,12 @@ class GatewayIds:
             self._registered.clear()
         self._registered.update(rows)
 
-    def find(self, resource_type: str, gateway_id: str) -> LocalId | None:
+    def find(self, resource_type: str, gateway_id: str) -> Known | None:
         """What an id stands for; None when it was never given out for this type."""
-        query = sa.select(gateway_ids.c.member_id, gateway_ids.c.type, gateway_ids.c.local_id).where(
-            gateway_ids.c.id == gateway_id, gateway_ids.c.type == resource_type
-        )
+        query = sa.select(gateway_ids).where(gateway_ids.c.id == gateway_id, gateway_ids.c.type == resource_type)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()
-        return LocalId(*row) if row else None
+        return Known(LocalId(row.member_id, row.type, row.local_id), row.patient) if row else None
 
     def _missing(self, ids: list[str]) -> list[str]:
         """Those not in the table yet, in sorted order, so that two writers lock rows in the same order."""

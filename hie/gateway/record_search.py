@@ -123,7 +123,7 @@ def parse(resource_type: str, params: Iterable[tuple[str, str]], fhir_base: str)
         elif name in ("patient.identifier", "subject.identifier"):
             who.append(_identifier(name, value))
         elif name == "_count":
-            count = _count(value)
+            count = count_of(value)
         elif name == "_summary" and value == "count":
             count_only = True
         elif name == "_cursor":
@@ -166,7 +166,8 @@ def _identifier(name: str, value: str) -> Identifier:
     return Identifier(system, local)
 
 
-def _count(value: str) -> int:
+def count_of(value: str) -> int:
+    """The page size of `_count`; raises BadRequest."""
     if not re.fullmatch(r"\d{1,9}", value):
         raise BadRequest("_count must be a whole number.", code="value")
     return min(int(value), MAX_COUNT)
@@ -181,7 +182,8 @@ def _filter(resource_type: str, name: str, value: str) -> Keep | None:
     date = DATES[resource_type].get(name)
     if date is not None or name == "_lastUpdated":
         tests = [_date_test(name, part) for part in value.split(",")]
-        return lambda resource: any(test(found) for found in _ranges(resource, name, date or ()) for test in tests)
+        elements = ("meta",) if name == "_lastUpdated" else date or ()
+        return lambda resource: any(test(found) for found in ranges(resource, elements) for test in tests)
     return None
 
 
@@ -214,7 +216,7 @@ def _codings(node: Any) -> Iterable[tuple[str, str]]:
 Range = tuple[datetime, datetime]
 """[start, end) of a partial date; open ends are the ends of time."""
 
-_START, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def _date_test(name: str, text: str) -> Callable[[Range], bool]:
@@ -237,19 +239,18 @@ def _date_test(name: str, text: str) -> Callable[[Range], bool]:
     return tests[match[1] or "eq"]
 
 
-def _ranges(resource: Resource, name: str, elements: tuple[str, ...]) -> Iterable[Range]:
-    if name == "_lastUpdated":
-        meta = resource.get("meta")
-        found = [meta.get("lastUpdated") if isinstance(meta, dict) else None]
-    else:
-        found = [resource.get(element) for element in elements]
-    for value in found:
-        if isinstance(value, str) and (single := date_range(value)) is not None:
+def ranges(resource: Resource, elements: tuple[str, ...]) -> Iterable[Range]:
+    """What the date elements of a resource stand for; of `meta` it is `lastUpdated`."""
+    for element in elements:
+        value = resource.get(element)
+        if element == "meta":
+            value = value.get("lastUpdated") if isinstance(value, dict) else None
+        if (single := date_range(value)) is not None:
             yield single
         elif isinstance(value, dict):
             start, end = date_range(value.get("start")), date_range(value.get("end"))
             if start or end:
-                yield (start[0] if start else _START, end[1] if end else _END)
+                yield (start[0] if start else BEGINNING, end[1] if end else END)
 
 
 def date_range(text: object) -> Range | None:

@@ -2,6 +2,9 @@
 
 The order is the law (L1, L2, L3): ask consent whom to ask, fetch, decide per resource, write the audit entry and wait
 until it is durable, and only then hand anything back. Search, read and the console take this one road.
+
+Where consents go by labels, a member's whole chart is read for the labels that its other resources pass on; those
+others are decided on by nobody and leave in no form, not even as a number.
 """
 
 from __future__ import annotations
@@ -9,33 +12,40 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from hie.audit.entry import Receipt
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
 from hie.audit.log import AuditLog
-from hie.consent.labels import views
+from hie.consent.labels import contained_view, own_labels, views
+from hie.consent.plain import scope_of
 from hie.consent.policy import (
     Decision,
     PersonPolicy,
     Request,
     ResourceView,
     could_release,
+    could_withhold,
     decide,
+    reads_labels,
     restricts,
 )
 from hie.consent.service import ConsentService
 from hie.core import fhir
 from hie.core.caller import CHART_ROLES, Caller, Role
 from hie.core.clock import Clock
-from hie.core.errors import Forbidden, HieError, NotFound
+from hie.core.errors import Forbidden, HieError, NotFound, ServiceUnavailable
 from hie.core.fhir import Resource
 from hie.gateway.directory import Directory, Member
-from hie.gateway.federation import Federation, SourceAnswer, checked, query_of
+from hie.gateway.federation import Federation, Question, SourceAnswer, background_of, query_of
 from hie.gateway.gateway_ids import GatewayIds, LocalId
-from hie.gateway.rewriting import finish, local_patient_id, references, rewrite
+from hie.gateway.governance import Governance
+from hie.gateway.pace import Pace
+from hie.gateway.part2 import NOTICE, add_notice
+from hie.gateway.redaction import PUBLIC_TYPES, redact
+from hie.gateway.rewriting import Origin, finish, local_patient_id, references, rewrite
 from hie.gateway.transport import Transport
 from hie.mpi.identity import Candidate, Identifier, IdentityService, Person, SourceRecord
 
@@ -75,9 +85,9 @@ class SourcesFailed(HieError):
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """How one asked organization did: `status` is `ok` or a source-status code.
+    """How one asked organization did, for one line on a page. `status` is `ok` or a source-status code.
 
-    `count` is of what it gave, released or not: for the log, never for the caller (law L2).
+    `count` is what was released of what it gave; `gave`, for the audit alone, is all of what was asked for.
     """
 
     member_id: str
@@ -85,6 +95,7 @@ class SourceStatus:
     status: str
     elapsed_ms: float
     count: int
+    gave: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,11 @@ class ChartAnswer:
     def complete(self) -> bool:
         """Whether every organization that was asked answered in full."""
         return all(source.status == "ok" for source in self.sources)
+
+    @property
+    def under_part2(self) -> bool:
+        """Whether records under 42 CFR Part 2 were released, whose notice must go with them."""
+        return any(NOTICE in entry.decision.obligations for entry in self.entries)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -163,6 +179,8 @@ class Release:
         self._transport = transport
         self._federation = Federation(directory, transport)
         self._ids = gateway_ids
+        self._governance = Governance(directory=directory, identity=identity, consents=consents, clock=clock)
+        self._pace = Pace(gateway_ids.key)
 
     def chart(
         self,
@@ -174,39 +192,44 @@ class Release:
         request_id: str,
         keep: Keep = lambda _resource: True,
         page: Page = lambda entries: entries,
+        with_patient: bool = False,
     ) -> ChartAnswer:
         """Everything of `types` that may be released of a person to this caller.
 
         `who` is a person id, or an identifier that a member gave her.
         `keep` is the search's filter and `page` its page, both over what is released, so that nothing withheld can be
-        counted or probed for. Raises Forbidden, NotFound, SourcesFailed, AuditUnavailable; each attempt is audited.
+        counted or probed for. `with_patient`: the caller shows the Patient too. Raises Forbidden, NotFound,
+        SourcesFailed, AuditUnavailable; each attempt is audited.
         """
         deadline_at = time.monotonic() + self._query_deadline
         attempt = _Attempt(self._audit, caller, query, request_id)
         self._check_role(attempt, types, "s")
-        person = self._find(who)
+        person = self._find(caller, who)
         if person is None:
             attempt.refuse(NotFound("The exchange knows no such person."))
-        policy, request = self._policy(caller, person)
+        policy, request = self._governed(attempt, person)
         answers = self._federation.ask(
             person,
             types,
             lambda member_id: could_release(policy, request, member_id),
+            lambda member_id: reads_labels(policy, request, member_id),
             deadline_at=deadline_at,
             request_id=request_id,
         )
         sources = _statuses(answers)
-        issues = self._issues(sources, policy, caller)
-        if answers and all(answer.useless for answer in answers):
-            timed_out = all(answer.failure and answer.failure.status == "timeout" for answer in answers)
+        issues = self._issues(sources, policy, caller) if types else ()
+        asked = [answer for answer in answers if not answer.background]
+        if asked and all(answer.useless for answer in asked):
+            timed_out = all(answer.failure and answer.failure.status == "timeout" for answer in asked)
             attempt.refuse(SourcesFailed(issues, all_timed_out=timed_out), person.id, sources)
         entries, denials = self._decide(answers, policy, request)
         released = page([entry for entry in entries if keep(entry.resource)])
-        receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials))
+        patient = person.resource if with_patient else None
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
         return ChartAnswer(
             person=person,
             entries=tuple(released),
-            sources=sources,
+            sources=self._shown(sources, released),
             restricted=restricts(policy),
             break_glass_open=self._break_glass_open(caller),
             issues=issues,
@@ -216,42 +239,40 @@ class Release:
     def read(self, caller: Caller, resource_type: str, gateway_id: str, *, query: str, request_id: str) -> ReadAnswer:
         """One resource by its gateway id.
 
-        What is withheld and what never was are the same NotFound. Raises also SourcesFailed and AuditUnavailable.
+        What is withheld and what never was are the same NotFound, after about the same time. Raises also SourcesFailed
+        and AuditUnavailable.
         """
-        deadline_at = time.monotonic() + self._query_deadline
+        started = time.monotonic()
         attempt = _Attempt(self._audit, caller, query, request_id)
         self._check_role(attempt, [resource_type], "r")
-        local = self._ids.find(resource_type, gateway_id)
-        member = self._directory.member(local.member_id) if local else None
-        if local is None or member is None or member.endpoint is None:
-            attempt.refuse(NotFound(_NOT_FOUND))
-        fetched = self._transport.read(query_of(member, f"{local.type}/{local.id}", (), request_id), deadline_at)
-        record = self._record_of(fetched.resources, member.endpoint.url, member.patient_id_system)
-        if fetched.failure is None and record is None:
-            attempt.refuse(NotFound(_NOT_FOUND))
-        if record is None:
-            status = fetched.failure.status if fetched.failure else "invalid"
-            sources = (SourceStatus(member.id, member.name, status, fetched.elapsed_ms, 0),)
-            issues = [self._source_issue(source) for source in sources]
-            attempt.refuse(SourcesFailed(issues, all_timed_out=status == "timeout"), None, sources)
-        person = self._identity.person(record.person_id)
-        if person is None:
-            attempt.refuse(NotFound(_NOT_FOUND))
-        answer = checked(member, record, resource_type, fetched)
-        policy, request = self._policy(caller, person)
-        entries, denials = self._decide([answer], policy, request)
-        wanted = [entry for entry in entries if entry.resource["id"] == gateway_id]
-        if not wanted:
+        reading = _Reading(attempt, resource_type, gateway_id, started, started + self._query_deadline)
+        known = self._ids.find(resource_type, gateway_id)
+        member = self._directory.member(known.local.member_id) if known else None
+        if known is None or member is None or member.endpoint is None:
+            self._refuse_unasked(reading)
+        expected = self._record(member, known.patient)
+        record = expected or self._belongs_to(reading, member, known.local)
+        person, policy, request, answers = self._ask_one(reading, member, record, known.local)
+        if expected and answers[0].useless and answers[0].failure and answers[0].failure.status == "invalid":
+            # It was met in one chart and belongs to another.
+            record = self._belongs_to(reading, member, known.local)
+            person, policy, request, answers = self._ask_one(reading, member, record, known.local)
+        sources = _statuses(answers)
+        if answers[0].useless:
+            self._refuse_failed(attempt, member, answers[0])
+        entries, denials = self._decide(answers, policy, request)
+        self._pace.observe(member.id, time.monotonic() - started)
+        if not entries:
             attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
-        receipts = self._audit.record(attempt.disclosure(person.id, _statuses([answer]), wanted, denials))
-        return ReadAnswer(wanted[0].resource, receipts)
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
+        return ReadAnswer(entries[0].resource, receipts)
 
     def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
         """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
         attempt = _Attempt(self._audit, caller, "Patient lookup", request_id)
-        if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD):
+        if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD, Role.PRIVACY_OFFICER):
             attempt.refuse(Forbidden(f"The role {caller.role.value} may not search for patients."))
-        found = self._identity.candidates(patient, limit)
+        found = self._candidates(caller, patient, limit)
         self._audit.record(*(attempt.search(c.person.id) for c in found)) if found else self._audit.record(
             attempt.search(None)
         )
@@ -267,33 +288,83 @@ class Release:
         except Forbidden as refusal:
             attempt.refuse(refusal)
 
-    def _find(self, who: str | Identifier) -> Person | None:
+    def _find(self, caller: Caller, who: str | Identifier) -> Person | None:
+        """The person as far as the caller may know; a record that it may not know of leads to nobody."""
         if isinstance(who, str):
-            return self._identity.person(who)
+            return self._governance.shown(caller, self._identity.person(who))
         record = self._identity.source_record(who)
-        return self._identity.person(record.person_id) if record else None
+        person = self._governance.shown(caller, self._identity.person(record.person_id)) if record else None
+        if record is None or person is None or all(held.member_id != record.member_id for held in person.records):
+            return None
+        return person
 
-    def _policy(self, caller: Caller, person: Person) -> tuple[PersonPolicy, Request]:
-        actors = {f"Organization/{caller.organization}"}
-        actors.update(f"Device/{i}" for i in (caller.client_id,) if i)
-        actors.update(i for i in (caller.subject_id, caller.user_id) if i)
-        request = Request(
-            actors=frozenset(actors),
-            purposes=caller.purposes,
-            role=caller.role,
-            organization=caller.organization,
-            now=self._clock(),
-            break_glass=caller.break_glass and caller.clinical,
-        )
-        return self._consents.policy(self._identity.person_ids(person.id)), request
+    def _candidates(self, caller: Caller, patient: Resource, limit: int) -> list[Candidate]:
+        return self._identity.candidates(patient, limit, shown=lambda person: self._governance.shown(caller, person))
 
-    def _record_of(self, fetched: Sequence[Resource], base_url: str, system: str) -> SourceRecord | None:
-        """The source record that a fetched resource belongs to, if the exchange knows its patient."""
-        for resource in fetched:
-            local_patient = local_patient_id(resource, base_url, system)
-            if local_patient is not None:
-                return self._identity.source_record(Identifier(system, local_patient))
-        return None
+    def _governed(self, attempt: _Attempt, person: Person) -> tuple[PersonPolicy, Request]:
+        request = self._governance.request(attempt.caller)
+        try:
+            return self._governance.policy(person, request), request
+        except ServiceUnavailable as unreadable:
+            attempt.refuse(unreadable, person.id)
+
+    # -- one resource
+
+    def _record(self, member: Member, local_patient: str | None) -> SourceRecord | None:
+        if local_patient is None:
+            return None
+        return self._identity.source_record(Identifier(member.patient_id_system, local_patient))
+
+    def _ask_one(
+        self, reading: _Reading, member: Member, record: SourceRecord, local: LocalId
+    ) -> tuple[Person, PersonPolicy, Request, list[SourceAnswer]]:
+        """The resource, with the rest of its chart where labels decide; consent is asked before the member is."""
+        person = self._identity.person(record.person_id)
+        if person is None:
+            self._refuse_unasked(reading)
+        policy, request = self._governed(reading.attempt, person)
+        if not could_release(policy, request, member.id):
+            self._refuse_unasked(reading, person.id)
+        questions = [Question(member, record, local.type, local.id)]
+        if reads_labels(policy, request, member.id):
+            questions += [Question(member, record, kind, background=True) for kind in background_of(())]
+        answers = self._federation.put(questions, reading.deadline_at, reading.attempt.request_id)
+        first, *others = answers
+        if not first.resources and first.failure is None:
+            self._pace.observe(member.id, time.monotonic() - reading.started)
+            reading.attempt.refuse(NotFound(_NOT_FOUND), person.id)
+        others = [
+            replace(o, resources=tuple(r for r in o.resources if _local(r) != (local.type, local.id))) for o in others
+        ]
+        return person, policy, request, [first, *others]
+
+    def _belongs_to(self, reading: _Reading, member: Member, local: LocalId) -> SourceRecord:
+        """The source record in whose chart the resource is, by its own word."""
+        query = query_of(member, f"{local.type}/{local.id}", (), reading.attempt.request_id)
+        fetched = self._transport.read(query, reading.deadline_at)
+        if fetched.failure is not None and not fetched.resources and not member.part2:
+            status = SourceStatus(member.id, member.name, fetched.failure.status, fetched.elapsed_ms, 0)
+            self._refuse_sources(reading.attempt, status)
+        named = [local_patient_id(r, query.base_url, member.patient_id_system) for r in fetched.resources]
+        record = next((found for name in named if (found := self._record(member, name)) is not None), None)
+        if record is None:
+            reading.attempt.refuse(NotFound(_NOT_FOUND))
+        return record
+
+    def _refuse_unasked(self, reading: _Reading, person_id: str | None = None) -> NoReturn:
+        """There is nothing for this caller, and no member was asked: not sooner than if one had been."""
+        self._pace.wait(reading.gateway_id, reading.started, reading.deadline_at)
+        reading.attempt.refuse(NotFound(_NOT_FOUND), person_id)
+
+    def _refuse_failed(self, attempt: _Attempt, member: Member, answer: SourceAnswer) -> NoReturn:
+        status = answer.failure.status if answer.failure else "invalid"
+        self._refuse_sources(attempt, SourceStatus(member.id, member.name, status, answer.elapsed_ms, 0))
+
+    def _refuse_sources(self, attempt: _Attempt, source: SourceStatus) -> NoReturn:
+        failed = SourcesFailed([self._source_issue(source)], all_timed_out=source.status == "timeout")
+        attempt.refuse(failed, None, [source])
+
+    # -- what leaves
 
     def _decide(
         self, answers: Sequence[SourceAnswer], policy: PersonPolicy, request: Request
@@ -301,29 +372,57 @@ class Release:
         """Released resources in the exchange's terms, and the decisions that withheld the others."""
         decided = [item for member in _by_member(answers) for item in self._decide_member(member, policy, request)]
         permitted = [item for item in decided if item.decision.permit]
-        local_ids = {LocalId(d.member.id, d.original["resourceType"], d.original["id"]) for d in permitted}
+        local_ids = {
+            LocalId(d.member.id, d.original["resourceType"], d.original["id"]): d.origin.local_patient
+            for d in permitted
+        }
         for item in permitted:
-            named = references(item.original, item.base_url)
-            local_ids.update(LocalId(item.member.id, kind, local_id) for kind, local_id in named)
+            for kind, local_id in references(item.original, item.origin.base_url):
+                local_ids.setdefault(LocalId(item.member.id, kind, local_id), item.origin.local_patient)
         self._ids.register(local_ids)
         released = {f"{d.leaving['resourceType']}/{d.leaving['id']}" for d in permitted}
-        entries = [item.entry(released) for item in permitted]
+        entries = [item.entry(released, self._fhir_base, policy) for item in permitted]
         entries.sort(key=lambda entry: (entry.member_id, entry.resource["resourceType"], entry.resource["id"]))
         return entries, [item.decision for item in decided if not item.decision.permit]
 
     def _decide_member(self, answers: Sequence[SourceAnswer], policy: PersonPolicy, request: Request) -> list[_Decided]:
-        """One member's resources, all types together: labels follow references inside one source's answer."""
+        """One member's resources, all types together: labels follow references inside one source's chart."""
         member = answers[0].member
         source = f"{self._fhir_base}/Organization/{member.id}"
-        held = [(answer.origin, resource) for answer in answers for resource in answer.resources]
+        held = [(answer, resource) for answer in answers for resource in answer.resources]
         leaving = [
-            rewrite(resource, origin, source, lambda kind, i: self._ids.of(LocalId(member.id, kind, i)))
-            for origin, resource in held
+            rewrite(resource, answer.origin, source, lambda kind, i: self._ids.of(LocalId(member.id, kind, i)))
+            for answer, resource in held
         ]
+        whole = all(answer.failure is None for answer in answers) or not reads_labels(policy, request, member.id)
+        guarded = could_withhold(policy, request, member.id)
         return [
-            _Decided(member, origin.base_url, original, resource, view, decide(policy, request, view))
-            for (origin, original), resource, view in zip(held, leaving, views(leaving, member.id), strict=True)
+            _Decided(
+                member,
+                answer.origin,
+                original,
+                resource,
+                view,
+                decide(policy, request, view),
+                _denied_parts(resource, view, policy, request),
+                guarded,
+            )
+            for (answer, original), resource, view in zip(
+                held, leaving, views(leaving, member.id, complete=whole), strict=True
+            )
+            if not answer.background
         ]
+
+    def _shown(self, sources: Sequence[SourceStatus], released: Sequence[ChartEntry]) -> tuple[SourceStatus, ...]:
+        """The sources as a reader may see them: with what was released of each. A Part 2 member of which nothing
+        was released is not named, but where it failed to answer."""
+        counted = Counter(entry.member_id for entry in released)
+        part2 = {member.id for member in self._directory.members() if member.part2}
+        return tuple(
+            replace(source, count=counted[source.member_id], gave=0)
+            for source in sources
+            if counted[source.member_id] or source.status != "ok" or source.member_id not in part2
+        )
 
     def _issues(self, sources: Sequence[SourceStatus], policy: PersonPolicy, caller: Caller) -> tuple[Resource, ...]:
         issues = [self._source_issue(source) for source in sources if source.status != "ok"]
@@ -357,27 +456,67 @@ class Release:
 
 
 @dataclass(frozen=True)
+class _Reading:
+    """One read while it runs."""
+
+    attempt: _Attempt
+    type: str
+    gateway_id: str
+    started: float
+    deadline_at: float
+
+
+@dataclass(frozen=True)
 class _Decided:
     """One resource of one member with what was decided about it."""
 
     member: Member
-    base_url: str
+    origin: Origin
     original: Resource
     leaving: Resource
     view: ResourceView
     decision: Decision
+    denied_parts: Collection[int]
+    """Places of its contained resources that may not leave with it."""
+    guarded: bool
+    """Something that the member holds could be withheld: what may speak of all of it stays behind."""
 
-    def entry(self, released: Collection[str]) -> ChartEntry:
-        """The resource as it leaves; `released` names everything in the same answer ("Type/gateway id")."""
-        finish(self.leaving, released, self.view.labels)
+    def entry(self, released: Collection[str], fhir_base: str, policy: PersonPolicy) -> ChartEntry:
+        """The resource as it leaves; `released` names everything in the same answer ("Type/gateway id").
+
+        Its labels are what it says itself; those that came from others decided, and would tell of them.
+        """
+        redact(self.leaving, self.denied_parts, guarded=self.guarded)
+        labels = own_labels(self.leaving) if self.denied_parts else self.view.labels - self.view.reached
+        finish(self.leaving, released, labels)
+        if NOTICE in self.decision.obligations:
+            add_notice(self.leaving, fhir_base, self.decision.consent, scope_of(policy, self.decision))
         return ChartEntry(
             resource=self.leaving,
             member_id=self.member.id,
             member_name=self.member.name,
-            sha256=hashlib.sha256(fhir.to_bytes(self.leaving)).hexdigest(),
-            labels=tuple(sorted(code for _, code in self.view.labels)),
+            sha256=_sha256(self.leaving),
+            labels=tuple(sorted(code for _, code in labels)),
             decision=self.decision,
         )
+
+
+def _denied_parts(resource: Resource, view: ResourceView, policy: PersonPolicy, request: Request) -> frozenset[int]:
+    """The places in `contained` of what is denied; types that say nothing of a patient are not asked about."""
+    parts = resource.get("contained")
+    if not isinstance(parts, list):
+        return frozenset()
+    return frozenset(
+        place
+        for place, part in enumerate(parts)
+        if isinstance(part, dict)
+        and part.get("resourceType") not in PUBLIC_TYPES
+        and not decide(policy, request, contained_view(part, view)).permit
+    )
+
+
+def _local(resource: Resource) -> tuple[str, str]:
+    return resource["resourceType"], str(resource["id"])
 
 
 def _by_member(answers: Sequence[SourceAnswer]) -> list[list[SourceAnswer]]:
@@ -406,7 +545,8 @@ def _statuses(answers: Sequence[SourceAnswer]) -> tuple[SourceStatus, ...]:
             member_name=own[0].member.name,
             status=next((answer.failure.status for answer in own if answer.failure), "ok"),
             elapsed_ms=max(answer.elapsed_ms for answer in own),
-            count=sum(len(answer.resources) for answer in own),
+            count=0,
+            gave=sum(len(answer.resources) for answer in own if not answer.background),
         )
         for own in _by_member(answers)
     )
@@ -429,7 +569,7 @@ class _Attempt:
         denials: Sequence[Decision] = (),
     ) -> NoReturn:
         """Record the refused or failed attempt, then raise `error`."""
-        failed = isinstance(error, SourcesFailed)
+        failed = isinstance(error, SourcesFailed | ServiceUnavailable)
         event = Event(
             kind=Kind.FAILURE if failed else Kind.DENIAL,
             outcome=Outcome.SERIOUS if failed else Outcome.MINOR,
@@ -453,8 +593,9 @@ class _Attempt:
         sources: Sequence[SourceStatus],
         released: Sequence[ChartEntry],
         denials: Sequence[Decision],
+        patient: Resource | None = None,
     ) -> Event:
-        nothing_may_leave = not released and not sources
+        nothing_may_leave = not released and not sources and patient is None
         incomplete = any(source.status != "ok" for source in sources)
         return Event(
             kind=Kind.DENIAL if nothing_may_leave else Kind.DISCLOSURE,
@@ -466,10 +607,7 @@ class _Attempt:
             request_id=self.request_id,
             description=f"{len(released)} resources released, {len(denials)} withheld",
             sources=_source_outcomes(sources),
-            released=tuple(
-                Released(entry.resource["resourceType"], entry.resource["id"], entry.sha256, entry.labels)
-                for entry in released
-            ),
+            released=tuple(_manifest(patient, released)),
             decisions=_trace([entry.decision for entry in released] + list(denials)),
             withheld=len(denials),
         )
@@ -487,13 +625,24 @@ class _Attempt:
         )
 
 
+def _manifest(patient: Resource | None, released: Sequence[ChartEntry]) -> Iterator[Released]:
+    if patient is not None:
+        yield Released("Patient", patient["id"], _sha256(patient), ())
+    for entry in released:
+        yield Released(entry.resource["resourceType"], entry.resource["id"], entry.sha256, entry.labels)
+
+
+def _sha256(resource: Resource) -> str:
+    return hashlib.sha256(fhir.to_bytes(resource)).hexdigest()
+
+
 def _source_outcomes(sources: Sequence[SourceStatus]) -> tuple[SourceOutcome, ...]:
-    return tuple(SourceOutcome(source.member_id, source.status, source.count) for source in sources)
+    return tuple(SourceOutcome(source.member_id, source.status, source.gave) for source in sources)
 
 
 def _trace(decisions: Sequence[Decision]) -> tuple[dict[str, object], ...]:
     """The distinct decisions with how many resources each decided."""
-    counted = Counter((d.permit, d.rule, d.consent, d.path, d.break_glass, d.reason) for d in decisions)
+    counted = Counter((d.permit, d.rule, d.consent, d.path, d.break_glass, d.reason, d.obligations) for d in decisions)
     return tuple(
         {
             "permit": permit,
@@ -502,7 +651,8 @@ def _trace(decisions: Sequence[Decision]) -> tuple[dict[str, object], ...]:
             "path": list(path),
             "breakGlass": broke,
             "reason": reason,
+            **({"obligations": list(obligations)} if obligations else {}),
             "count": count,
         }
-        for (permit, rule, consent, path, broke, reason), count in counted.items()
+        for (permit, rule, consent, path, broke, reason, obligations), count in counted.items()
     )

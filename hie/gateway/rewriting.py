@@ -14,11 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hie.core.fhir import Resource, local_reference, walk
-
-PUBLIC_TYPES = frozenset(
-    {"Practitioner", "PractitionerRole", "Organization", "Location", "Medication", "Device", "HealthcareService"}
-)
-"""Types that say nothing of a patient by themselves; references to them keep their display."""
+from hie.gateway.redaction import PUBLIC_TYPES, attachments
 
 _RELATIVE = re.compile(r"([A-Z][A-Za-z]{1,63})/([A-Za-z0-9.-]{1,64})(?:/_history/[A-Za-z0-9.-]{1,64})?")
 _PATIENT_ELEMENT = {"Coverage": "beneficiary"}
@@ -68,8 +64,9 @@ def rewrite(resource: Resource, origin: Origin, source: str, gateway_id: Gateway
         # CarePlan.activity.reference is a Reference itself: only a literal is rewritten.
         if isinstance(node.get("reference"), str):
             _rewrite_reference(node, origin, gateway_id)
-        if "contentType" in node and not str(node.get("url", "data:")).startswith("data:"):
-            del node["url"]
+    for attachment in attachments(leaving):
+        if not str(attachment.get("url", "data:")).startswith("data:"):
+            del attachment["url"]
     for contained in _dicts(leaving.get("contained")):
         if isinstance(contained.get("meta"), dict):
             contained["meta"].pop("source", None)
@@ -83,8 +80,8 @@ def rewrite(resource: Resource, origin: Origin, source: str, gateway_id: Gateway
 def finish(leaving: Resource, released: Collection[str], labels: Collection[tuple[str, str]]) -> None:
     """Complete a released resource in place.
 
-    References to what is not `released` ("Type/gateway id") in the same answer lose their display, since it could
-    name what is withheld; `labels` (system, code) are added to `meta.security`.
+    References to what is not `released` ("Type/gateway id") in the same answer lose their display and business
+    identifier, since these could name what is withheld; `labels` (system, code) are added to `meta.security`.
     """
     for node in walk(leaving):
         literal = node.get("reference")
@@ -92,6 +89,7 @@ def finish(leaving: Resource, released: Collection[str], labels: Collection[tupl
             target = local_reference(literal)
             if target is None or target[0] not in PUBLIC_TYPES:
                 node.pop("display", None)
+                node.pop("identifier", None)
     kept = _dicts(leaving["meta"].get("security"))
     have = {(coding.get("system"), coding.get("code")) for coding in kept}
     added = [{"system": system, "code": code} for system, code in sorted(labels) if (system, code) not in have]

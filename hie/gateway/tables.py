@@ -1,13 +1,13 @@
-"""Tables of `hie.gateway`; the directory's stand in `tables_directory.py`."""
+"""Tables of `hie.gateway`; the directory's stand in `tables_directory.py`, the portal's in `tables_portal.py`."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from hie.core.database import metadata
-from hie.gateway import tables_directory
+from hie.gateway import tables_directory, tables_portal
 
-__all__ = ["gateway_ids", "tables_directory"]
+__all__ = ["gateway_ids", "tables_directory", "tables_portal"]
 
 gateway_ids = sa.Table(
     "gateway_ids",
@@ -16,4 +16,5 @@ gateway_ids = sa.Table(
     sa.Column("member_id", sa.String(32), nullable=False),
     sa.Column("type", sa.String(64), nullable=False),
     sa.Column("local_id", sa.String(128), nullable=False),
+    sa.Column("patient", sa.String(255), nullable=True),  # the member's own id of whose chart it was met in
 )

@@ -99,6 +99,8 @@ class Failure:
 
     status: str
     """timeout | unreachable | error | invalid | truncated | open-circuit"""
+    absent: bool = field(default=False, compare=False)
+    """The member answered a search with 404: its server has no such resource type (FHIR R4 3.1.0.9)."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,11 @@ class Transport:
 class _Failed(Exception):
     """A query to a member ends with a failure; `sick` counts against the member."""
 
-    def __init__(self, status: str, *, sick: bool = False) -> None:
+    def __init__(self, status: str, *, sick: bool = False, absent: bool = False) -> None:
         super().__init__(status)
         self.status = status
         self.sick = sick
+        self.absent = absent
 
 
 class _Exchange:
@@ -187,6 +190,7 @@ class _Exchange:
         self.query = query
         self.base_url = query.base_url
         self.sick = False
+        self.absent = False
         self._started = time.monotonic()
         self._elapsed: float | None = None
         self._resources: list[Resource] = []
@@ -218,10 +222,10 @@ class _Exchange:
     def keep(self, resources: Iterable[Resource]) -> None:
         self._resources.extend(resources)
 
-    def finish(self, status: str | None, *, sick: bool = False) -> None:
+    def finish(self, status: str | None, *, sick: bool = False, absent: bool = False) -> None:
         """The first word stands."""
         if self._elapsed is None:
-            self._status, self.sick = status, sick
+            self._status, self.sick, self.absent = status, sick, absent
             self._elapsed = time.monotonic() - self._started  # last: the other thread looks at this one
 
     def answer(self) -> MemberAnswer:
@@ -229,7 +233,7 @@ class _Exchange:
         elapsed, status = self._elapsed, self._status
         if elapsed is None:
             elapsed, status = time.monotonic() - self._started, "timeout"
-        failure = Failure(status) if status else None
+        failure = Failure(status, self.absent) if status else None
         return MemberAnswer(self.query.member_id, tuple(self._resources), failure, round(elapsed * 1000, 1))
 
 
@@ -382,6 +386,8 @@ class _Loop:
                 return None
             if response.status == 401:
                 self._tokens.pop(_token_key(query.member_id, query.auth), None)
+            if response.status == 404 and url == exchange.url:
+                raise _Failed("error", absent=not exchange.is_read)
             _require_ok(response.status)
             _require_json(response.headers)
             return member_pages.parse(await _body(response, MAX_BODY_BYTES, asked.budget))
@@ -449,13 +455,13 @@ class _Loop:
 
 async def _settle(exchanges: Sequence[_Exchange], work: Coroutine[Any, Any, None], asked: _Asked) -> bool:
     """Run `work` inside the deadline; whatever goes wrong becomes the status of `exchanges`. True when nothing did."""
-    status, sick = "invalid", False
+    status, sick, absent = "invalid", False, False
     try:
         async with asyncio.timeout_at(asked.deadline_at):  # the loop's clock is time.monotonic
             await work
         return True
     except _Failed as failed:
-        status, sick = failed.status, failed.sick
+        status, sick, absent = failed.status, failed.sick, failed.absent
     except Unusable as unusable:
         status = unusable.status
     except (TimeoutError, asyncio.CancelledError):
@@ -470,7 +476,7 @@ async def _settle(exchanges: Sequence[_Exchange], work: Coroutine[Any, Any, None
     except Exception as error:  # noqa: BLE001 (one member's answer must not take the others' away)
         log.warning("member %s: unexpected %s", exchanges[0].query.member_id, type(error).__name__)
     for exchange in exchanges:
-        exchange.finish(status, sick=sick)
+        exchange.finish(status, sick=sick, absent=absent)
     return False
 
 

@@ -7,6 +7,7 @@ city and zip are one trait, and an e-mail built from the person's name is a leve
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,6 +86,12 @@ def hard_conflict(a: Traits, b: Traits) -> str | None:
     if _suffix(a.suffix, b.suffix) == "conflict" and not (whole_ssns and a.ssn == b.ssn):
         return "different generational suffixes"
     return None
+
+
+def identity_digest(traits: Traits) -> str:
+    """Of what says who somebody is, apart from where she lives and how she is reached: a steward's word holds by it."""
+    said = (traits.given, traits.middle, traits.family, traits.former, traits.suffix, traits.birth_date, traits.sex)
+    return hashlib.sha256(repr((*said, traits.ssn, traits.birth_order)).encode()).hexdigest()
 
 
 _UNLIKE = ("different", "similar")

@@ -9,29 +9,34 @@ idempotent, and one that is older than what is held changes nothing (L7). Every 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
-from hie.core.clock import Clock, instant, parse_instant
-from hie.core.database import Database
-from hie.core.errors import Conflict, Forbidden, NotFound, PreconditionFailed, ServiceUnavailable, Unprocessable
+from hie.core.clock import parse_instant
+from hie.core.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotFound,
+    PreconditionFailed,
+    Unprocessable,
+)
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
-from hie.mpi import registry
-from hie.mpi.comparison import compare, hard_conflict
+from hie.mpi import decisions, registry
+from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits, traits_of
-from hie.mpi.golden import golden
-from hie.mpi.index import MatchDecision, MatchIndex, Verdict
+from hie.mpi.index import MatchDecision, Verdict
+from hie.mpi.moving import Change, Overtaken, PeopleWriter
 from hie.mpi.patient_search import (
     Criterion,
     PatientPage,
     PatientQuery,
     conditions,
+    matches,
     split_token,
     unescaped,
     write_cursor,
@@ -39,13 +44,18 @@ from hie.mpi.patient_search import (
 from hie.mpi.people import (
     MAX_IDENTIFIER,
     Also,
+    By,
     Candidate,
+    EventKind,
     FeedResult,
+    Grade,
     Identifier,
+    Match,
     Person,
     SourceRecord,
+    TaskKind,
 )
-from hie.mpi.registry import Held, PersonRow
+from hie.mpi.registry import Held
 from hie.mpi.tables import people as people_table
 from hie.mpi.text import normalised
 
@@ -61,27 +71,22 @@ __all__ = [
     "SourceRecord",
 ]
 
-T = TypeVar("T")
+Shown = Callable[[Person], Person | None]
+"""A person as far as somebody may know; None where that is nothing."""
 
 MAX_REVIEW_CANDIDATES = 3
 """Most people a steward is asked to compare one record with."""
-_ATTEMPTS = 10
+MAX_DOUBTFUL = 1000
+"""Most people of one search whose records have to be looked at one by one."""
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_NAMED = 8
+"""Most identifiers of one `$match` that are looked up."""
+_PROBABLE, _IMPOSSIBLE = 0.9, 0.01
 _CLOCK_SKEW = timedelta(hours=1)
-_RETRIED_SQLSTATES = frozenset({"40P01", "40001"})  # deadlock, serialisation failure
 
 
-class _Overtaken(Exception):
-    """Another transaction moved a person between the decision and its lock: start again."""
-
-
-class IdentityService:
+class IdentityService(PeopleWriter):
     """People and their source records."""
-
-    def __init__(self, database: Database, index: MatchIndex, clock: Clock) -> None:
-        self._database = database
-        self._index = index
-        self._clock = clock
 
     # -- feed
 
@@ -161,22 +166,27 @@ class IdentityService:
         """A deleted record comes back: its id may have been given to somebody else, so it is matched anew."""
         old = held.record
         self._index.lock(connection, feed.traits)
-        decision = self._index.decide(connection, feed.traits, exclude=[old.id])
+        apart = self._apart(connection, old.id, feed.traits)
+        decision = self._index.decide(connection, feed.traits, exclude=[old.id], apart=apart)
         now = self._clock()
-        self._lock(connection, {old.person_id}, _linked(decision))
+        self._hold(connection, {old.person_id}, decision)
+        self._expect_unmoved(connection, old)
+        self._expect_apart(connection, old.id, feed.traits, apart)
         emptied = not registry.active_records(connection, [old.person_id])[old.person_id]
         resumes = emptied and _plainly_same(old.resource, feed.patient)
         if resumes and decision.person_id is None:
             person_id = old.person_id
         else:
             person_id = self._person_for(connection, decision, now)
-        if resumes and person_id != old.person_id:
-            self._empty_into(connection, old.person_id, person_id, old.id, feed.actor, now)
         revived = replace(old, active=True, resource=feed.patient, person_id=person_id)
         record = registry.next_version(
             connection, revived, "feed", now, feed.digest, source_updated=self._source_updated(feed, held)
         )
-        self._place(connection, feed, record, decision, old.person_id, _questions(decision, person_id))
+        event_id = None
+        if resumes and person_id != old.person_id:
+            event_id = self._empty_into(connection, old.person_id, record, feed.by, now)
+        questions = _questions(decision, person_id)
+        self._place(connection, feed, record, decision, old.person_id, questions, event_id)
         return FeedResult(record, created=True, changed=True, decision=decision)
 
     def _revise(self, connection: sa.Connection, feed: _Message, held: Held) -> FeedResult:
@@ -191,9 +201,11 @@ class IdentityService:
             self._refresh(connection, record.person_id, now)
             return FeedResult(record, created=False, changed=True, decision=None)
         self._index.lock(connection, feed.traits)
-        decision = self._index.decide(connection, feed.traits, exclude=[old.id])
-        self._lock(connection, {old.person_id}, _linked(decision))
+        apart = self._apart(connection, old.id, feed.traits)
+        decision = self._index.decide(connection, feed.traits, exclude=[old.id], apart=apart)
+        self._hold(connection, {old.person_id}, decision)
         self._expect_unmoved(connection, old)
+        self._expect_apart(connection, old.id, feed.traits, apart)
         before = traits_of(old.resource)
         shared = registry.active_records(connection, [old.person_id])[old.person_id]
         others = [traits_of(record.resource) for record in shared if record.id != old.id]
@@ -203,12 +215,14 @@ class IdentityService:
         now = self._clock()
         changed = replace(old, resource=feed.patient, person_id=person_id)
         record = registry.next_version(connection, changed, "feed", now, feed.digest, source_updated=source_updated)
+        event_id = None
         if person_id != old.person_id:
-            self._empty_into(connection, old.person_id, person_id, record.id, feed.actor, now)
+            event_id = self._empty_into(connection, old.person_id, record, feed.by, now)
         questions = _questions(decision, person_id)
         if others and self._contradicted(feed.traits, others) and not self._contradicted(before, others):
-            questions.append(_Question(person_id, "contradiction", None))
-        self._place(connection, feed, record, decision, old.person_id, questions)
+            closest = max(self._index.model.score(compare(feed.traits, other)).probability for other in others)
+            questions.append(_Question(person_id, TaskKind.CONTRADICTION, closest))
+        self._place(connection, feed, record, decision, old.person_id, questions, event_id)
         return FeedResult(record, created=False, changed=True, decision=decision)
 
     def _place(
@@ -219,16 +233,25 @@ class IdentityService:
         decision: MatchDecision,
         person_before: str | None,
         questions: Sequence[_Question],
+        event_id: str | None = None,
     ) -> None:
         """Write down where the record went and why, and make it findable there."""
         now = record.updated
         self._index.store(connection, record.id, record.person_id, feed.traits)
-        decision_id = registry.add_decision(
-            connection, record, "feed", feed.actor, now, person_before=person_before, decision=decision
+        decision_id = decisions.add_decision(
+            connection,
+            record,
+            "feed",
+            feed.by.actor,
+            now,
+            person_before=person_before,
+            decision=decision,
+            event_id=event_id,
         )
-        registry.supersede_tasks(connection, record.id, now)
+        if person_before is not None:
+            decisions.supersede_tasks(connection, record.id, now)
         for question in questions:
-            registry.add_task(
+            decisions.add_task(
                 connection,
                 record.id,
                 question.person_id,
@@ -252,7 +275,7 @@ class IdentityService:
         """The locked person that the matcher links to, or a new one."""
         if decision.person_id is None:
             return registry.add_person(connection, now)
-        self._lock(connection, set(), {decision.person_id})
+        self._hold(connection, (), decision)
         return decision.person_id
 
     def _is_stale(self, message: _Message | _Merge, held: Held) -> bool:
@@ -366,12 +389,12 @@ class IdentityService:
             replaced_by=target.id,
             source_updated=self._source_updated(message, held),
         )
-        registry.move_aliases(connection, record.id, end.person_id)
+        registry.move_records(connection, list(registry.with_aliases(connection, [record.id])), end.person_id)
         self._index.remove(connection, record.id)
-        registry.supersede_tasks(connection, record.id, now)
+        decisions.supersede_tasks(connection, record.id, now)
         decision_id = self._note_merge(connection, record, target, old.person_id)
         if old.person_id != end.person_id:
-            self._leave(connection, old.person_id, end, record.id, decision_id, now)
+            self._leave(connection, old.person_id, end, record, decision_id, now)
         self._refresh(connection, end.person_id, now)
         return FeedResult(record, created=False, changed=True, decision=None)
 
@@ -380,21 +403,22 @@ class IdentityService:
         connection: sa.Connection,
         left: str,
         end: SourceRecord,
-        because: str,
+        subsumed: SourceRecord,
         decision_id: str,
         now: datetime,
     ) -> None:
         """A merge took a record from a person: nobody is left there, or a steward looks whether they are one."""
         if registry.active_records(connection, [left])[left]:
-            registry.add_task(connection, end.id, left, decision_id, "merge", None, now)
+            decisions.add_task(connection, end.id, left, decision_id, TaskKind.MERGE, None, now)
             self._refresh(connection, left, now)
         else:
-            self._empty_into(connection, left, end.person_id, because, _actor(end.member_id), now)
+            by = By(_actor(end.member_id), "the member merged two ids")
+            self._empty_into(connection, left, subsumed, by, now, EventKind.SUBSUME)
 
     def _note_merge(
         self, connection: sa.Connection, record: SourceRecord, target: SourceRecord, person_before: str | None
     ) -> str:
-        return registry.add_decision(
+        return decisions.add_decision(
             connection,
             record,
             "merge",
@@ -431,8 +455,8 @@ class IdentityService:
         deleted = replace(old, active=False)
         record = registry.next_version(connection, deleted, "delete", now, replaced_by=None)
         self._index.remove(connection, record.id)
-        registry.supersede_tasks(connection, record.id, now)
-        registry.add_decision(connection, record, "delete", _actor(old.member_id), now, person_before=old.person_id)
+        decisions.supersede_tasks(connection, record.id, now)
+        decisions.add_decision(connection, record, "delete", _actor(old.member_id), now, person_before=old.person_id)
         self._refresh(connection, old.person_id, now)
 
     # -- reading
@@ -479,32 +503,117 @@ class IdentityService:
         with self._database.read() as connection:
             return registry.knows_system(connection, system[:MAX_IDENTIFIER])
 
-    def candidates(self, patient: Resource, limit: int) -> list[Candidate]:
-        """People who may be the described patient, best first. Does not write."""
+    def candidates(self, patient: Resource, limit: int, *, shown: Shown | None = None) -> list[Candidate]:
+        """People who may be the described patient, best first. Does not write.
+
+        With `shown`, records that it leaves out do not count: nobody is found or weighed by them.
+        """
+        traits = traits_of(patient)
+        hidden: set[str] = set()
         with self._database.read() as connection:
-            scored = self._index.candidates(connection, traits_of(patient), limit)
-            rows = registry.people_by_id(connection, {s.person_id for s in scored})
-            people = self._people(connection, list(rows.values()))
+            while True:
+                scored = self._index.candidates(connection, traits, limit, exclude=hidden)
+                rows = registry.people_by_id(connection, {s.person_id for s in scored})
+                people, left_out = _seen(self._people(connection, list(rows.values())), shown)
+                if left_out <= hidden:
+                    break
+                hidden |= left_out
         return [
             Candidate(people[s.person_id], s.probability, s.weight, s.agreements)
             for s in scored
             if s.person_id in people
         ]
 
-    def search(self, query: PatientQuery) -> PatientPage:
-        """ITI-78: people that meet every criterion, in order of id."""
+    def match(self, patient: Resource, *, shown: Shown | None = None) -> list[Match]:
+        """People who may be the described patient, likeliest first, as a feed would judge it. Saves nothing.
+
+        An identifier that a member assigned counts as certain where the demographics do not speak against it. With
+        `shown`, records that it leaves out do not count.
+        """
+        traits = traits_of(patient)
+        hidden: set[str] = set()
+        with self._database.read() as connection:
+            while True:
+                decision = self._index.decide(connection, traits, exclude=hidden)
+                named = self._named(connection, patient, traits, hidden)
+                found = {c.person_id: c for c in decision.candidates}
+                rows = registry.people_by_id(connection, found.keys() | named.keys())
+                people, left_out = _seen(self._people(connection, list(rows.values())), shown)
+                if left_out <= hidden:
+                    break
+                hidden |= left_out
+        scores = named | {i: max(c.probability, named.get(i, 0.0)) for i, c in found.items()}
+        sure = [i for i, probability in named.items() if probability >= self._index.model.thresholds.link]
+        certain = sure[0] if len(sure) == 1 and decision.person_id in (None, sure[0]) else decision.person_id
+        ranked = sorted((i for i in scores if i in people), key=lambda i: (i != certain, -scores[i], i))
+        return [Match(people[i], scores[i], _grade(scores[i], i == certain and len(sure) < 2)) for i in ranked]
+
+    def _named(
+        self, connection: sa.Connection, patient: Resource, traits: Traits, hidden: Collection[str]
+    ) -> dict[str, float]:
+        """Person id -> probability, of whose identifiers the patient names; `hidden` are record ids left out."""
+        found: dict[str, float] = {}
+        for identifier in _identifiers_of(patient):
+            held = registry.find(connection, identifier)
+            end = registry.survivor_of(connection, held) if held else None
+            if end is None or held is None or {held.record.id, end.record.id} & set(hidden):
+                continue
+            known = traits_of(end.record.resource)
+            agrees = hard_conflict(traits, known) is None and self._evidence(traits, known) >= 0
+            probability = self._index.model.thresholds.link if agrees else 0.0
+            score = self._index.model.score(compare(traits, known)).probability
+            found[end.record.person_id] = max(probability, score)
+        return found
+
+    def search(self, query: PatientQuery, *, shown: Shown | None = None, doubtful: Collection[str] = ()) -> PatientPage:
+        """ITI-78: people that meet every criterion, in order of id.
+
+        `shown` is asked about everybody with a record of the members `doubtful`: somebody who meets the criteria only
+        by what is left out is not found. Raises BadRequest where too many would have to be looked at.
+        """
         where = conditions(query)
+        see = _seer(query, shown, doubtful)
         with self._database.read() as connection:
             asked = _asked_ids(query.criteria)
             if asked is not None:
-                return self._search_by_id(connection, query, where, asked)
+                return self._search_by_id(connection, query, where, asked, see)
             if not _wants(query.criteria, "true"):
                 where.append(sa.false())
-            total = registry.count_people(connection, where)
-            rows = registry.search_people(connection, where, query.after, query.limit + 1) if query.limit else []
-            people = self._people(connection, rows[: query.limit])
-        cursor = write_cursor(rows[query.limit - 1].id) if len(rows) > query.limit else None
-        return PatientPage(tuple(people.values()), (), frozenset(), total, cursor)
+            total = registry.count_people(connection, where) - self._unseen(connection, where, see, doubtful)
+            people = self._seen_page(connection, query, where, see) if query.limit else []
+        page = people[: query.limit]
+        cursor = write_cursor(page[-1].id) if len(people) > query.limit > 0 else None
+        return PatientPage(tuple(page), (), frozenset(), total, cursor)
+
+    def _seen_page(
+        self, connection: sa.Connection, query: PatientQuery, where: Sequence[sa.ColumnElement[bool]], see: Shown
+    ) -> list[Person]:
+        """One more person than fits, refilled past those who are not seen, so that a page has no gaps."""
+        found: list[Person] = []
+        after = query.after
+        while len(found) <= query.limit:
+            rows = registry.search_people(connection, where, after, query.limit + 1)
+            found += [person for p in self._people(connection, rows).values() if (person := see(p)) is not None]
+            if len(rows) <= query.limit:
+                break
+            after = rows[-1].id
+        return found
+
+    def _unseen(
+        self,
+        connection: sa.Connection,
+        where: Sequence[sa.ColumnElement[bool]],
+        see: Shown,
+        doubtful: Collection[str],
+    ) -> int:
+        """How many who meet the criteria are not seen."""
+        if not doubtful:
+            return 0
+        among = [*where, people_table.c.id.in_(registry.people_of_members(doubtful))]
+        rows = registry.search_people(connection, among, None, MAX_DOUBTFUL + 1)
+        if len(rows) > MAX_DOUBTFUL:
+            raise BadRequest("The search is too wide; name more of the patient.", code="too-costly")
+        return sum(see(person) is None for person in self._people(connection, rows).values())
 
     def _search_by_id(
         self,
@@ -512,6 +621,7 @@ class IdentityService:
         query: PatientQuery,
         where: Sequence[sa.ColumnElement[bool]],
         asked: Collection[str],
+        see: Shown,
     ) -> PatientPage:
         """`_id`: an id that was merged away is answered with its survivor beside it (ITI-78 case 6)."""
         named = registry.people_by_id(connection, asked)
@@ -521,9 +631,11 @@ class IdentityService:
         }
         ids = current | set(replaced.values())
         rows = registry.search_people(connection, [*where, people_table.c.id.in_(ids)], None, len(ids))
-        total = len(current & {r.id for r in rows}) + sum(s in {r.id for r in rows} for s in replaced.values())
-        rest = [row for row in rows if query.after is None or row.id > query.after]
-        people = self._people(connection, rest[: query.limit])
+        found = [person for p in self._people(connection, rows).values() if (person := see(p)) is not None]
+        met = {person.id for person in found}
+        total = len(current & met) + sum(s in met for s in replaced.values())
+        rest = [person for person in found if query.after is None or person.id > query.after]
+        people = {person.id: person for person in rest[: query.limit]}
         cursor = write_cursor(rest[query.limit - 1].id) if 0 < query.limit < len(rest) else None
         return PatientPage(
             people=tuple(people.values()),
@@ -533,73 +645,78 @@ class IdentityService:
             cursor=cursor,
         )
 
-    def _people(self, connection: sa.Connection, rows: Sequence[PersonRow]) -> dict[str, Person]:
-        """The active people of `rows`, in their order, with records."""
-        ids = [row.id for row in rows if row.active]
-        records = registry.active_records(connection, ids) if ids else {}
-        return {row.id: Person(row.id, tuple(records[row.id]), _with_meta(row)) for row in rows if records.get(row.id)}
+    # -- moving
 
-    # -- transactions
+    def _apart(self, connection: sa.Connection, record_id: str, traits: Traits) -> dict[str, str]:
+        """Records that a steward keeps apart from this one, with their digests, while its traits are such."""
+        kept = decisions.separations_of(connection, [record_id])
+        if not kept:
+            return {}
+        own = identity_digest(traits)
+        return dict(s.other(record_id) for s in kept if s.digests[record_id] == own)
 
-    def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        for _ in range(_ATTEMPTS):
-            try:
-                with self._database.write() as connection:
-                    return work(connection)
-            except _Overtaken:
-                continue
-            except OperationalError as error:
-                if getattr(error.orig, "sqlstate", None) not in _RETRIED_SQLSTATES:
-                    raise
-        raise ServiceUnavailable("Other feeds of the same people are in the way; try again shortly.")
-
-    def _lock(
-        self, connection: sa.Connection, own: frozenset[str] | set[str], linked: frozenset[str] | set[str] = frozenset()
+    def _expect_apart(
+        self, connection: sa.Connection, record_id: str, traits: Traits, apart: Mapping[str, str]
     ) -> None:
-        """Hold the people; each must still be one, and a `linked` one must still have the records that matched."""
-        rows = registry.lock_people(connection, own | linked)
-        gone = len(rows) < len(own | linked) or any(row.merged_into is not None for row in rows.values())
-        if gone or not all(rows[person_id].active for person_id in linked):
-            raise _Overtaken
+        if not self._database.is_sqlite and self._apart(connection, record_id, traits) != apart:
+            raise Overtaken
 
-    def _expect_unmoved(self, connection: sa.Connection, *records: SourceRecord) -> None:
-        """After the people are locked: the records are where they were when this transaction first looked."""
-        for record in records:
-            held = registry.find_by_id(connection, record.id)
-            if held is None or held.record.person_id != record.person_id:
-                raise _Overtaken
+    def _hold(self, connection: sa.Connection, own: Collection[str], decision: MatchDecision) -> None:
+        """Lock the people; the one to link to must still have the record that matched. SQLite has one writer anyway."""
+        self._lock(connection, own, _linked(decision))
+        if decision.person_id is not None and not self._database.is_sqlite:
+            self._expect_matched(connection, decision)
+
+    def _expect_matched(self, connection: sa.Connection, decision: MatchDecision) -> None:
+        """The record that linked is still the person's: a steward may have split it off meanwhile."""
+        held = registry.find_by_id(connection, decision.best.record_id) if decision.best else None
+        if held is None or held.record.person_id != decision.person_id:
+            raise Overtaken
 
     def _empty_into(
         self,
         connection: sa.Connection,
         emptied: str,
-        survivor: str,
-        because: str,
-        actor: str,
+        record: SourceRecord,
+        by: By,
         now: datetime,
-    ) -> None:
-        """Redirect an emptied person; what else was there goes along. Both are locked."""
-        moved = registry.redirect_person(connection, emptied, survivor, now)
-        self._index.move(connection, [r.id for r in moved if r.active], survivor)
-        for record in moved:
-            if record.id != because:
-                registry.add_decision(
-                    connection,
-                    replace(record, person_id=survivor),
-                    "move",
-                    actor,
-                    now,
-                    person_before=emptied,
-                    reasons={"with": because},
-                )
+        kind: EventKind = EventKind.FEED,
+    ) -> str:
+        """Redirect a person that `record` was the last active one of to the record's; both are locked.
 
-    def _refresh(self, connection: sa.Connection, person_id: str, now: datetime) -> None:
-        """Make the golden record anew; an equal one changes nothing."""
-        row = registry.people_by_id(connection, [person_id])[person_id]
-        records = registry.active_records(connection, [person_id])[person_id]
-        patient = golden(records) if records else None
-        if row.active != bool(records) or (patient is not None and patient != row.resource):
-            registry.write_golden(connection, person_id, patient, now)
+        Returns the id of the event.
+        """
+        change = Change(connection, self._index, kind, by, now)
+        change.note_move(record, emptied)
+        change.empty_into(emptied, record.person_id)
+        self._refresh(connection, emptied, now)
+        return change.finish().id
+
+
+def _seer(query: PatientQuery, shown: Shown | None, doubtful: Collection[str]) -> Shown:
+    """Somebody who met the criteria, if she still does with what may be known of her."""
+
+    def see(person: Person) -> Person | None:
+        if shown is None or not any(record.member_id in doubtful for record in person.records):
+            return person
+        seen = shown(person)
+        return seen if seen is person or (seen is not None and matches(query, seen.resource)) else None
+
+    return see
+
+
+def _seen(people: Mapping[str, Person], shown: Shown | None) -> tuple[dict[str, Person], set[str]]:
+    """People as far as somebody may know them, and the ids of the records left out of what is known."""
+    if shown is None:
+        return dict(people), set()
+    seen = {person_id: shown(person) for person_id, person in people.items()}
+    left_out = {i for person_id, person in people.items() for i in _left_out(person, seen[person_id])}
+    return {person_id: person for person_id, person in seen.items() if person is not None}, left_out
+
+
+def _left_out(person: Person, seen: Person | None) -> set[str]:
+    kept = {record.id for record in seen.records} if seen is not None else set()
+    return {record.id for record in person.records} - kept
 
 
 @dataclass(frozen=True)
@@ -615,8 +732,8 @@ class _Message:
     """The member named the version that this replaces."""
 
     @property
-    def actor(self) -> str:
-        return _actor(self.member_id)
+    def by(self) -> By:
+        return By(_actor(self.member_id), "the member's data changed")
 
     @property
     def last_updated(self) -> datetime | None:
@@ -656,7 +773,7 @@ class _Question:
     """What a steward is to look at: is the record the candidate person?"""
 
     person_id: str
-    kind: str
+    kind: TaskKind
     probability: float | None
 
 
@@ -690,7 +807,20 @@ def _questions(decision: MatchDecision, person_id: str) -> list[_Question]:
     """The people a steward should compare the record with, given where it now is."""
     doubted = decision.candidates if decision.verdict is Verdict.REVIEW else decision.candidates[:1]
     others = [c for c in doubted if c.person_id != person_id][:MAX_REVIEW_CANDIDATES]
-    return [_Question(c.person_id, "same-person", c.probability) for c in others]
+    return [_Question(c.person_id, TaskKind.SAME_PERSON, c.probability) for c in others]
+
+
+def _grade(probability: float, certain: bool) -> Grade:
+    if certain:
+        return Grade.CERTAIN
+    steps = ((_PROBABLE, Grade.PROBABLE), (_IMPOSSIBLE, Grade.POSSIBLE))
+    return next((grade for least, grade in steps if probability >= least), Grade.CERTAINLY_NOT)
+
+
+def _identifiers_of(patient: Resource) -> list[Identifier]:
+    named = [i for i in patient.get("identifier") or [] if isinstance(i, dict) and i.get("system") and i.get("value")]
+    pairs = [Identifier(str(i["system"])[:MAX_IDENTIFIER], str(i["value"])[:MAX_IDENTIFIER]) for i in named]
+    return [i for i in dict.fromkeys(pairs) if _storable(i.system, i.value)][:MAX_NAMED]
 
 
 def _plainly_same(old: Resource, new: Resource) -> bool:
@@ -732,8 +862,3 @@ def _asked_ids(criteria: Sequence[Criterion]) -> set[str] | None:
 def _wants(criteria: Sequence[Criterion], active: str) -> bool:
     """Whether people whose `active` is this may be shown."""
     return all(active in {split_token(v)[1] for v in c.values} for c in criteria if c.name == "active")
-
-
-def _with_meta(row: PersonRow) -> Resource:
-    meta = {"versionId": str(row.version), "lastUpdated": instant(row.updated)}
-    return {"resourceType": "Patient", "id": row.id, "meta": meta, **row.resource}

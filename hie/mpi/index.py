@@ -9,7 +9,7 @@ SQLite and PostgreSQL; the caller's transaction is used throughout.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -17,7 +17,7 @@ from functools import lru_cache
 import sqlalchemy as sa
 
 from hie.mpi.blocking import keys
-from hie.mpi.comparison import compare, hard_conflict
+from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits
 from hie.mpi.model import Model, probability
 from hie.mpi.tables_match import match_keys, match_traits
@@ -27,6 +27,7 @@ CANDIDATES = 300
 SHOWN = 20
 """People a decision keeps for review."""
 WORTH_SHOWING = 0.01
+KEPT_APART = "a steward said that they are two people"
 
 
 class Verdict(StrEnum):
@@ -99,14 +100,27 @@ class MatchIndex:
         wanted = sorted(keys(traits))
         connection.execute(_LOCK, {"wanted": wanted})
 
-    def decide(self, connection: sa.Connection, traits: Traits, *, exclude: Collection[str] = ()) -> MatchDecision:
-        """What to do with a record of these traits; `exclude` are record ids that do not count, such as its own."""
-        near = self._people(connection, traits, exclude)
+    def decide(
+        self,
+        connection: sa.Connection,
+        traits: Traits,
+        *,
+        exclude: Collection[str] = (),
+        apart: Mapping[str, str] | None = None,
+    ) -> MatchDecision:
+        """What to do with a record of these traits; `exclude` are record ids that do not count, such as its own.
+
+        `apart` (record id -> `identity_digest`) are records that a steward keeps apart from this one, as long as their
+        digest is still that: their people are neither linked nor asked about again.
+        """
+        near = self._people(connection, traits, exclude, apart or {})
         return decide(self.model, traits, near)
 
-    def candidates(self, connection: sa.Connection, traits: Traits, limit: int) -> list[Scored]:
-        """One entry per person, best first, of those with a probability worth showing."""
-        near = self._people(connection, traits, ())
+    def candidates(
+        self, connection: sa.Connection, traits: Traits, limit: int, *, exclude: Collection[str] = ()
+    ) -> list[Scored]:
+        """One entry per person, best first, of those with a probability worth showing, `exclude` left out."""
+        near = self._people(connection, traits, exclude, {})
         worth = [n for n in near[: max(0, limit)] if probability(n.weight) >= WORTH_SHOWING]
         return [_scored(self.model, traits, n) for n in worth]
 
@@ -132,7 +146,9 @@ class MatchIndex:
         for table in (match_keys, match_traits):
             connection.execute(table.delete().where(table.c.record_id == record_id))
 
-    def _people(self, connection: sa.Connection, traits: Traits, exclude: Collection[str]) -> list[_Near]:
+    def _people(
+        self, connection: sa.Connection, traits: Traits, exclude: Collection[str], apart: Mapping[str, str]
+    ) -> list[_Near]:
         """Every person that shares a key, by her closest record, best first."""
         people = self._proposed(connection, traits, exclude)
         if not people:
@@ -141,7 +157,7 @@ class MatchIndex:
         rows = [
             (r.record_id, r.person_id, r.traits) for r in connection.execute(of_people) if r.record_id not in exclude
         ]
-        return closest(self.model, traits, ((r, p, _decoded(text)) for r, p, text in rows))
+        return closest(self.model, traits, ((r, p, _decoded(text)) for r, p, text in rows), apart)
 
     def _proposed(self, connection: sa.Connection, traits: Traits, exclude: Collection[str]) -> list[str]:
         wanted = keys(traits)
@@ -187,14 +203,21 @@ def _decoded(text: str) -> Traits:
     return Traits.from_json(text)
 
 
-def closest(model: Model, traits: Traits, records: Iterable[tuple[str, str, Traits]]) -> list[_Near]:
+def closest(
+    model: Model,
+    traits: Traits,
+    records: Iterable[tuple[str, str, Traits]],
+    apart: Mapping[str, str] | None = None,
+) -> list[_Near]:
     """(record id, person id, traits) -> each person by her closest record, best first. Pure."""
     best: dict[str, _Near] = {}
     conflicts: dict[str, str] = {}
     for record_id, person_id, other in records:
         weight = round(model.weight(compare(traits, other)), 6)
         conflict = hard_conflict(traits, other)
-        if conflict:
+        if apart and apart.get(record_id) == identity_digest(other):
+            conflicts[person_id] = KEPT_APART
+        elif conflict and conflicts.get(person_id) != KEPT_APART:
             conflicts[person_id] = min(conflict, conflicts.get(person_id, conflict))
         known = best.get(person_id)
         if known is None or (-weight, record_id) < (-known.weight, known.record_id):
@@ -210,7 +233,7 @@ def decide(model: Model, traits: Traits, people: Sequence[_Near]) -> MatchDecisi
     person who could be linked; whoever is in doubt goes to a steward.
     """
     limits = model.thresholds
-    worth = [n for n in people if probability(n.weight) >= limits.review]
+    worth = [n for n in people if n.conflict != KEPT_APART and probability(n.weight) >= limits.review]
     shown = tuple(_scored(model, traits, n) for n in worth[:SHOWN])
     if not shown:
         return MatchDecision(Verdict.NEW, None, None, (), model.version)

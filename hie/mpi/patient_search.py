@@ -178,7 +178,11 @@ def read_cursor(value: str) -> str:
 # -- what a person is found by
 
 
-def tokens_of(patient: Resource) -> list[dict[str, str]]:
+Token = dict[str, str]
+"""`kind`, `value` and `exact` of one row."""
+
+
+def tokens_of(patient: Resource) -> list[Token]:
     """Rows of the token table (without person id) for a golden Patient, each once."""
     tokens: dict[tuple[str, str, str], None] = {}
 
@@ -360,6 +364,76 @@ _CONDITIONS: dict[str, Callable[[str], sa.ColumnElement[bool]]] = {
     "birthdate": _birthdate,
     "_lastUpdated": _last_updated,
 }
+
+
+# -- the same in memory, for people of whom the caller may know only a part
+
+
+def matches(query: PatientQuery, patient: Resource) -> bool:
+    """Whether a Patient meets every criterion but `_id` and `active`, as `conditions` would have it."""
+    tokens = tokens_of(patient)
+    return all(
+        any(_meets(criterion, value, tokens, patient) for value in criterion.values)
+        for criterion in query.criteria
+        if criterion.name not in ("_id", "active")
+    )
+
+
+def _meets(criterion: Criterion, value: str, tokens: Sequence[Token], patient: Resource) -> bool:
+    name = criterion.name
+    if name in _STRINGS:
+        found = [token for token in tokens if token["kind"] in _STRINGS[name]]
+        if criterion.exact:
+            return any(token["exact"] == unescaped(value)[:_MAX_TOKEN] for token in found)
+        start = normalised(unescaped(value))[:_MAX_TOKEN]
+        return bool(start) and any(token["value"].startswith(start) for token in found)
+    if name == "_lastUpdated":
+        return _compares(value, instant_range, datetime.fromisoformat(patient["meta"]["lastUpdated"]))
+    found = [token for token in tokens if token["kind"] == name]
+    if name == "birthdate":
+        return any(_born(value, token) for token in found)
+    system, code = split_token(value)
+    if name == "gender":
+        return any(token["value"] == code for token in found)
+    wanted = digits_or_text(code) if name == "telecom" else code
+    return any(
+        (not code or token["value"] == wanted) and (system is None or token["exact"] == system) for token in found
+    )
+
+
+def _born(value: str, token: Token) -> bool:
+    prefix, text = _prefix(value)
+    low, high = date_range(text)
+    first, last = token["value"], token["exact"]
+    inside = low <= first and last <= high
+    return {
+        "eq": inside,
+        "ne": not inside,
+        "gt": last > high,
+        "lt": first < low,
+        "ge": last >= low,
+        "le": first <= high,
+        "sa": first > high,
+        "eb": last < low,
+        "ap": first <= high and last >= low,
+    }[prefix]
+
+
+def _compares(value: str, range_of: Callable[[str], tuple[datetime, datetime]], moment: datetime) -> bool:
+    prefix, text = _prefix(value)
+    first, after = range_of(text)
+    inside = first <= moment < after
+    return {
+        "eq": inside,
+        "ne": not inside,
+        "gt": moment >= after,
+        "lt": moment < first,
+        "ge": moment >= first,
+        "le": moment < after,
+        "sa": moment >= after,
+        "eb": moment < first,
+        "ap": inside,
+    }[prefix]
 
 
 def _check_boolean(value: str) -> None:

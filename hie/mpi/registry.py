@@ -1,4 +1,4 @@
-"""Rows of people, source records, versions, decisions, review tasks and tokens: SQL, and no rules.
+"""Rows of people, source records, versions and tokens: SQL, and no rules (`decisions` has the rest).
 
 Every function works inside the transaction that `identity.IdentityService` opened. Order of locks, which keeps feeds
 from deadlocking: identifiers, then the matcher's keys, then people; each group sorted.
@@ -17,14 +17,11 @@ import sqlalchemy as sa
 
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
-from hie.mpi.index import MatchDecision, Scored
 from hie.mpi.patient_search import tokens_of
 from hie.mpi.people import Identifier, SourceRecord
 from hie.mpi.tables import (
-    link_decisions,
     people,
     person_tokens,
-    review_tasks,
     source_record_versions,
     source_records,
 )
@@ -54,6 +51,7 @@ class PersonRow:
     active: bool
     resource: Resource
     merged_into: str | None
+    created: datetime
 
 
 # -- locks
@@ -106,7 +104,7 @@ def merged_ids(connection: sa.Connection, person_id: str) -> list[str]:
 
 
 def _person_row(row: Any) -> PersonRow:
-    return PersonRow(row.id, row.version, row.updated, row.active, row.resource, row.merged_into)
+    return PersonRow(row.id, row.version, row.updated, row.active, row.resource, row.merged_into, row.created)
 
 
 def add_person(connection: sa.Connection, now: datetime) -> str:
@@ -130,21 +128,9 @@ def write_golden(connection: sa.Connection, person_id: str, patient: Resource | 
         connection.execute(sa.insert(person_tokens), tokens)
 
 
-def redirect_person(connection: sa.Connection, emptied: str, survivor: str, now: datetime) -> list[SourceRecord]:
-    """Move all records of one person to another, and let the old id stand for it. Returns the records as they were."""
-    moved = [held.record for held in _held(connection, source_records.c.person_id == emptied)]
-    to_survivor = {"person_id": survivor}
-    connection.execute(sa.update(source_records).where(source_records.c.person_id == emptied).values(to_survivor))
-    connection.execute(sa.update(people).where(people.c.merged_into == emptied).values(merged_into=survivor))
-    write_golden(connection, emptied, None, now)
-    connection.execute(sa.update(people).where(people.c.id == emptied).values(merged_into=survivor))
-    connection.execute(
-        sa.update(review_tasks)
-        .where(review_tasks.c.candidate_id == emptied, review_tasks.c.status == "open")
-        .values(candidate_id=survivor)
-    )
-    _close_settled_tasks(connection, survivor, now)
-    return moved
+def set_merged_into(connection: sa.Connection, ids: Collection[str], survivor: str | None) -> None:
+    """Let these ids stand for the survivor; with None, each for itself again."""
+    connection.execute(sa.update(people).where(people.c.id.in_(ids)).values(merged_into=survivor))
 
 
 # -- source records
@@ -203,6 +189,27 @@ def _held_row(row: Any) -> Held:
         updated=row.received,
     )
     return Held(record, row.replaced_by, row.source_updated, row.content_hash)
+
+
+def records_at(connection: sa.Connection, record_ids: Collection[str], at: datetime) -> list[SourceRecord]:
+    """These records as they were at an instant, those that were active then; `person_id` is of now."""
+    versions = source_record_versions
+    newest = (
+        sa.select(versions.c.record_id, sa.func.max(versions.c.version).label("version"))
+        .where(versions.c.record_id.in_(record_ids), versions.c.received <= at)
+        .group_by(versions.c.record_id)
+        .subquery()
+    )
+    query = (
+        sa.select(source_records, versions.c.body, versions.c.content_hash, versions.c.received, versions.c.event)
+        .add_columns(versions.c.version.label("version_then"))
+        .join(newest, newest.c.record_id == source_records.c.id)
+        .join(versions, sa.and_(versions.c.record_id == source_records.c.id, versions.c.version == newest.c.version))
+        .where(versions.c.event == "feed")
+        .order_by(source_records.c.id)
+    )
+    rows = connection.execute(query)
+    return [replace(_held_row(row).record, version=row.version_then, active=True) for row in rows]
 
 
 def add_record(connection: sa.Connection, record: SourceRecord, source_updated: datetime | None) -> None:
@@ -269,117 +276,36 @@ def bodies_of(connection: sa.Connection, record_id: str) -> list[Resource]:
     return list(connection.scalars(query))
 
 
-def move_aliases(connection: sa.Connection, record_id: str, person_id: str) -> None:
-    """Records that were replaced by this one follow it to its person."""
-    ids = [record_id]
-    while ids:
-        where = source_records.c.replaced_by.in_(ids)
-        ids = list(connection.scalars(sa.select(source_records.c.id).where(where)))
-        if ids:
-            connection.execute(
-                sa.update(source_records).where(source_records.c.id.in_(ids)).values(person_id=person_id)
-            )
+def with_aliases(connection: sa.Connection, record_ids: Collection[str]) -> dict[str, str]:
+    """Record id -> person id, of these records and of all that they replaced."""
+    columns = (source_records.c.id, source_records.c.person_id)
+    found: dict[str, str] = {}
+    where: sa.ColumnElement[bool] = source_records.c.id.in_(record_ids)
+    while rows := [r for r in connection.execute(sa.select(*columns).where(where)) if r.id not in found]:
+        found |= {row.id: row.person_id for row in rows}
+        where = source_records.c.replaced_by.in_([row.id for row in rows])
+    return found
+
+
+def move_records(connection: sa.Connection, record_ids: Collection[str], person_id: str) -> None:
+    """Give records to a person; what they replaced does not follow by itself."""
+    where = source_records.c.id.in_(record_ids)
+    connection.execute(sa.update(source_records).where(where).values(person_id=person_id))
+
+
+def records_of(connection: sa.Connection, person_id: str) -> list[Held]:
+    """Every record of a person, whatever became of it, oldest id first."""
+    return _held(connection, source_records.c.person_id == person_id)
+
+
+def records_by_id(connection: sa.Connection, record_ids: Collection[str]) -> dict[str, SourceRecord]:
+    return {held.record.id: held.record for held in _held(connection, source_records.c.id.in_(record_ids))}
 
 
 def content_hash(patient: Resource) -> str:
     """SHA-256 of what a Patient says, apart from ids and times that a sender's server stamps on it."""
     said = {key: value for key, value in patient.items() if key not in ("id", "meta")}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-# -- decisions and review
-
-
-def add_decision(
-    connection: sa.Connection,
-    record: SourceRecord,
-    event: str,
-    actor: str,
-    now: datetime,
-    *,
-    person_before: str | None,
-    decision: MatchDecision | None = None,
-    reasons: Resource | None = None,
-) -> str:
-    """Keep why `record` is where it is now, and where it was."""
-    decision_id = new_id()
-    row = {
-        "id": decision_id,
-        "record_id": record.id,
-        "at": now,
-        "event": event,
-        "actor": actor,
-        "verdict": decision.verdict.value if decision else None,
-        "probability": decision.best.probability if decision and decision.best else None,
-        "reasons": _reasons(decision) if decision else (reasons or {}),
-        "model_version": decision.model_version if decision else None,
-        "person_before": person_before,
-        "person_after": record.person_id,
-    }
-    connection.execute(sa.insert(link_decisions), row)
-    return decision_id
-
-
-def _reasons(decision: MatchDecision) -> Resource:
-    scored = ([decision.best] if decision.best else []) + [c for c in decision.candidates if c != decision.best]
-    return {"candidates": [_scored(candidate) for candidate in scored]}
-
-
-def _scored(candidate: Scored) -> Resource:
-    return {
-        "record": candidate.record_id,
-        "person": candidate.person_id,
-        "probability": candidate.probability,
-        "weight": candidate.weight,
-        "agreements": [{"trait": a.trait, "level": a.level, "weight": a.weight} for a in candidate.agreements],
-    }
-
-
-def add_task(
-    connection: sa.Connection,
-    record_id: str,
-    candidate_id: str,
-    decision_id: str,
-    kind: str,
-    probability: float | None,
-    now: datetime,
-) -> None:
-    """A question for a steward: is this record's person the candidate?"""
-    row = {
-        "id": new_id(),
-        "record_id": record_id,
-        "candidate_id": candidate_id,
-        "decision_id": decision_id,
-        "kind": kind,
-        "probability": probability,
-        "status": "open",
-        "created": now,
-    }
-    connection.execute(sa.insert(review_tasks), row)
-
-
-def supersede_tasks(connection: sa.Connection, record_id: str, now: datetime) -> None:
-    """Open questions about a record that has a new answer, or is gone."""
-    connection.execute(
-        sa.update(review_tasks)
-        .where(review_tasks.c.record_id == record_id, review_tasks.c.status == "open")
-        .values(status="superseded", closed=now)
-    )
-
-
-def _close_settled_tasks(connection: sa.Connection, person_id: str, now: datetime) -> None:
-    """Questions whether two records are one person, now that they are."""
-    own = sa.select(source_records.c.id).where(source_records.c.person_id == person_id)
-    connection.execute(
-        sa.update(review_tasks)
-        .where(
-            review_tasks.c.candidate_id == person_id,
-            review_tasks.c.status == "open",
-            review_tasks.c.kind != "contradiction",
-            review_tasks.c.record_id.in_(own),
-        )
-        .values(status="superseded", closed=now)
-    )
 
 
 # -- what is known at all
@@ -403,6 +329,13 @@ def search_people(
     if after is not None:
         query = query.where(people.c.id > after)
     return [_person_row(row) for row in connection.execute(query)]
+
+
+def people_of_members(member_ids: Collection[str]) -> sa.Select[str]:
+    """Ids of the people of whom one of these members holds an active record."""
+    return sa.select(source_records.c.person_id).where(
+        source_records.c.member_id.in_(member_ids), source_records.c.active
+    )
 
 
 def count_people(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> int:

@@ -1,4 +1,4 @@
-"""Tables of `hie.mpi`: people, source records with every version, link decisions, review tasks, search tokens."""
+"""Tables of `hie.mpi`: people, source records with every version, link events and decisions, reviews, search tokens."""
 
 from __future__ import annotations
 
@@ -64,7 +64,35 @@ link_decisions = sa.Table(
     sa.Column("model_version", sa.String(64), nullable=True),
     sa.Column("person_before", _ID, nullable=True, index=True),
     sa.Column("person_after", _ID, nullable=False, index=True),
+    sa.Column("event_id", _ID, nullable=True, index=True),  # the link event it was a part of, where there was one
+    sa.Index("ix_link_decisions_at", "at"),
 )
+
+link_events = sa.Table(
+    "link_events",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),  # hie.mpi.people.EventKind
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("model_version", sa.String(64), nullable=False),
+    sa.Column("state", sa.JSON, nullable=False),  # what it changed, before and after: enough to reverse it (law L5)
+    sa.Column("undone_by", _ID, nullable=True),
+)
+
+separations = sa.Table(
+    "separations",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("record_a", _ID, sa.ForeignKey("source_records.id"), nullable=False, index=True),
+    sa.Column("record_b", _ID, sa.ForeignKey("source_records.id"), nullable=False, index=True),
+    sa.Column("traits_a", sa.String(64), nullable=False),  # digest of what identified the record when it was said
+    sa.Column("traits_b", sa.String(64), nullable=False),
+    sa.Column("event_id", _ID, nullable=False, index=True),
+    sa.Column("ended", Instant, nullable=True),
+)
+"""Two records of which a steward said that they are two people. `record_a` sorts before `record_b`."""
 
 review_tasks = sa.Table(
     "review_tasks",
@@ -75,11 +103,14 @@ review_tasks = sa.Table(
     sa.Column("decision_id", _ID, sa.ForeignKey("link_decisions.id"), nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),  # same-person | contradiction | merge
     sa.Column("probability", sa.Float, nullable=True),
+    sa.Column(
+        "value", sa.Float, nullable=False, server_default="0.5"
+    ),  # what looking at it is expected to mend; the queue's order
     sa.Column("status", sa.String(16), nullable=False),  # open | superseded | linked | separate
     sa.Column("created", Instant, nullable=False),
     sa.Column("closed", Instant, nullable=True),
     sa.Index("ix_review_tasks_record", "record_id", "status"),
-    sa.Index("ix_review_tasks_queue", "status", "created"),
+    sa.Index("ix_review_tasks_queue", "status", "value"),
 )
 
 person_tokens = sa.Table(

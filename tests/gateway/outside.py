@@ -73,6 +73,7 @@ def manifest_dict() -> dict[str, Any]:
                 "id": "meadow",
                 "name": "Meadow Practice",
                 "patient_id_system": "urn:oid:2.999.1.2",
+                "address": "7 Meadow Lane, Springfield, MA 01101",
                 "endpoint": {
                     "url": "https://meadow.example/fhir",
                     "auth": {"type": "basic", "username": "hie", "password": "meadow-secret"},

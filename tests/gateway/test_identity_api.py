@@ -24,12 +24,13 @@ from hie.core.config import Settings
 from hie.core.database import Database
 from hie.core.errors import AuditUnavailable, Unauthorized
 from hie.core.scopes import Scopes
-from hie.gateway.api import context, problems
+from hie.gateway.api import context, link_changes, matching, problems
 from hie.gateway.api.identity import blueprint
 from hie.gateway.services import Services
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
+from hie.mpi.stewardship import Stewardship
 
 BASE = "https://hie.example/fhir"
 LAKESIDE, HARBOR = "urn:oid:2.999.1.1", "urn:oid:2.999.1.2"
@@ -40,12 +41,16 @@ SSN = "http://hl7.org/fhir/sid/us-ssn"
 class Member:
     id: str
     patient_id_system: str
+    part2: bool = False
 
 
 class Directory:
     """Two members."""
 
     _members = (Member("lakeside", LAKESIDE), Member("harbor", HARBOR))
+
+    def members(self) -> list[Member]:
+        return list(self._members)
 
     def member(self, member_id: str) -> Member | None:
         return next((m for m in self._members if m.id == member_id), None)
@@ -137,14 +142,17 @@ def make_exchange(database: Database, model: Model, audit: Audit) -> Exchange:
     app = Flask("identity")
     context.install(app)
     problems.install(app)
-    app.register_blueprint(blueprint)
+    for routes in (blueprint, matching.blueprint, link_changes.blueprint):
+        app.register_blueprint(routes)
+    index = MatchIndex(model, database.is_sqlite)
     services: dict[str, Any] = {
         "settings": Settings(base_url="https://hie.example"),
         "database": database,
         "clock": system_clock,
         "directory": Directory(),
         "authority": Authority(),
-        "identity": IdentityService(database, MatchIndex(model, database.is_sqlite), system_clock),
+        "identity": IdentityService(database, index, system_clock),
+        "stewardship": Stewardship(database, index, system_clock),
         "audit": audit,
         "secret": b"secret",
     }

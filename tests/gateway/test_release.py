@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,108 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from hie.audit.query import AuditQuery
-from hie.core import schema
-from hie.core.caller import Caller, Role
+from hie.core.caller import Role
 from hie.core.errors import AuditUnavailable, Forbidden, HieError, NotFound
 from hie.core.scopes import Scopes
-from hie.gateway.gateway_ids import GatewayIds
-from hie.gateway.release import ChartAnswer, Release, SourcesFailed
+from hie.gateway.release import Release, SourcesFailed
 from hie.gateway.services import Services
-from hie.gateway.transport import Failure, MemberAnswer, MemberQuery
 from hie.mpi.identity import Identifier
-from tests.gateway.outside import manifest, manifest_dict, settings
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-PATIENT = {
-    "resourceType": "Patient",
-    "name": [{"family": "Lindqvist", "given": ["Marta"]}],
-    "birthDate": "1949-11-02",
-}
-LAKESIDE, MEADOW = Identifier("urn:oid:2.999.1.1", "l-1"), Identifier("urn:oid:2.999.1.2", "m-1")
-
-
-class Members:
-    """Stands in for the transport: `held` by (member, path), `failing` by member."""
-
-    def __init__(self) -> None:
-        self.held: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self.failing: dict[str, str] = {}
-        self.asked: list[MemberQuery] = []
-
-    def ask(self, queries: list[MemberQuery], deadline_at: float) -> list[MemberAnswer]:
-        assert deadline_at - time.monotonic() < 10
-        return [self.read(query, deadline_at) for query in queries]
-
-    def read(self, query: MemberQuery, _deadline_at: float) -> MemberAnswer:
-        self.asked.append(query)
-        status = self.failing.get(query.member_id)
-        found = () if status else tuple(self.held.get((query.member_id, query.path), ()))
-        return MemberAnswer(query.member_id, found, Failure(status) if status else None, 1.0)
-
-
-@pytest.fixture
-def services(tmp_path: Path) -> Services:
-    from hie.app import build_services
-
-    built = build_services(settings(tmp_path), lambda: NOW)
-    schema.upgrade(built.database)
-    community = manifest_dict()
-    community["members"][1]["part2"] = False
-    built.directory.apply(manifest(community))
-    for member, identifier in (("lakeside", LAKESIDE), ("meadow", MEADOW)):
-        named = {"identifier": [{"system": identifier.system, "value": identifier.value}]}
-        built.identity.record(
-            member, identifier, PATIENT | named | {"telecom": [{"system": "phone", "value": "617-555-0107"}]}
-        )
-    return built
-
-
-@pytest.fixture
-def members() -> Members:
-    return Members()
-
-
-@pytest.fixture
-def make(services: Services, members: Members) -> Callable[..., Release]:
-    def build(**instead: Any) -> Release:
-        parts: dict[str, Any] = {
-            "fhir_base": services.settings.fhir_base,
-            "query_deadline": 2.0,
-            "clock": lambda: NOW,
-            "directory": services.directory,
-            "identity": services.identity,
-            "consents": services.consents,
-            "audit": services.audit,
-            "transport": members,
-            "gateway_ids": GatewayIds(services.database, b"k" * 32),
-        }
-        return Release(**parts | instead)
-
-    return build
-
-
-def caller(**more: Any) -> Caller:
-    given: dict[str, Any] = {
-        "organization": "lakeside",
-        "organization_name": "Lakeside Hospital",
-        "role": Role.MEMBER,
-        "purposes": frozenset({"TREAT"}),
-        "scopes": Scopes.parse("system/*.rs"),
-        "session": "s-1",
-        "client_id": "lakeside-ehr",
-    }
-    return Caller(**given | more)
-
-
-def allergy(local_id: str, patient: str = "l-1") -> dict[str, Any]:
-    reference = {"reference": f"Patient/{patient}"}
-    return {"resourceType": "AllergyIntolerance", "id": local_id, "patient": reference, "code": {"text": local_id}}
-
-
-def chart(release: Release, **more: Any) -> ChartAnswer:
-    who = more.pop("who", LAKESIDE)
-    asking = more.pop("asking", caller())
-    return release.chart(asking, who, ["AllergyIntolerance"], query="GET /fhir/…", request_id="r-1", **more)
+from tests.gateway.door import Members, allergy, caller, chart
 
 
 def kinds(services: Services) -> list[str]:
@@ -151,7 +53,7 @@ def test_without_a_durable_entry_nothing_is_released(members: Members, make: Cal
 def test_without_the_consents_nothing_is_released(members: Members, make: Callable[..., Release]) -> None:
     members.held["lakeside", "AllergyIntolerance"] = [allergy("a1")]
 
-    def broken(_person_ids: object) -> None:
+    def broken(_person_ids: object, _subject: object) -> None:
         raise sa.exc.OperationalError("SELECT", {}, Exception("gone"))
 
     with pytest.raises((HieError, sa.exc.SQLAlchemyError)):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
-from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from hie.core import fhir
 from hie.core.caller import Caller
 from hie.core.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from hie.core.fhir import CLINICAL_TYPES, Resource
-from hie.core.ids import derived_id
+from hie.gateway.api import cursors
 from hie.gateway.api.context import caller, request_id
 from hie.gateway.api.receipts import give
 from hie.gateway.record_search import Page, RecordSearch, parse
@@ -22,7 +21,6 @@ blueprint = Blueprint("records", __name__)
 
 _TYPE = f"<any({','.join(CLINICAL_TYPES)}):resource_type>"
 _FORM = "application/x-www-form-urlencoded"
-_CURSOR_SECONDS = 900
 _JSON_FORMATS = ("json", "application/json", fhir.FHIR_JSON, "application/json+fhir")
 
 
@@ -43,11 +41,11 @@ def search_by_form(resource_type: str) -> Response:
 @blueprint.get(f"/fhir/{_TYPE}/<resource_id>")
 def read(resource_type: str, resource_id: str) -> Response:
     """`GET /fhir/{Type}/{id}` by gateway id."""
-    _check_format(request.args.get("_format"))
+    check_format(request.args.get("_format"))
     query = f"GET /fhir/{resource_type}/{resource_id[:64]}"
     answer = current().release.read(caller(), resource_type, resource_id, query=query, request_id=request_id())
     give(answer.receipts)
-    return _respond(answer.resource)
+    return respond(answer.resource)
 
 
 def _search(resource_type: str, params: list[tuple[str, str]]) -> Response:
@@ -55,11 +53,11 @@ def _search(resource_type: str, params: list[tuple[str, str]]) -> Response:
     asking.require(resource_type, "s")
     for name, value in params:
         if name == "_format":
-            _check_format(value)
+            check_format(value)
     asked = parse(resource_type, params, current().settings.fhir_base)
     if asked.ignored and "handling=strict" in request.headers.get("Prefer", ""):
         raise BadRequest(_not_supported(asked), code="not-supported")
-    page = Page(0 if asked.count_only else asked.count, _read_cursor(asked, asking))
+    page = Page(0 if asked.count_only else asked.count, cursors.read(_question(asked), asking, asked.cursor))
 
     def cut(entries: list[ChartEntry]) -> list[ChartEntry]:
         return entries[page([(entry.member_id, entry.resource["id"]) for entry in entries])]
@@ -74,7 +72,7 @@ def _search(resource_type: str, params: list[tuple[str, str]]) -> Response:
         page=cut,
     )
     give(answer.receipts)
-    return _respond(_bundle(asked, page, answer, asking))
+    return respond(_bundle(asked, page, answer, asking))
 
 
 def _bundle(asked: RecordSearch, page: Page, answer: ChartAnswer, asking: Caller) -> Resource:
@@ -85,7 +83,7 @@ def _bundle(asked: RecordSearch, page: Page, answer: ChartAnswer, asking: Caller
         bundle["total"] = page.total
     bundle["link"] = [{"relation": "self", "url": address}]
     if page.last is not None:
-        cursor = _serializer().dumps([_binding(asked, asking), *page.last])
+        cursor = cursors.write(_question(asked), asking, page.last)
         bundle["link"].append({"relation": "next", "url": f"{address}&{urlencode({'_cursor': cursor})}"})
     entries = [
         {
@@ -105,40 +103,24 @@ def _bundle(asked: RecordSearch, page: Page, answer: ChartAnswer, asking: Caller
     return bundle
 
 
+def _question(asked: RecordSearch) -> list[str]:
+    return [asked.type, urlencode(asked.honoured)]
+
+
 def _not_supported(asked: RecordSearch) -> str:
     names = ", ".join(sorted({name[:64] for name in asked.ignored}))
     return f"Search parameters that {asked.type} does not support here had no effect: {names}."
 
 
-def _read_cursor(asked: RecordSearch, asking: Caller) -> tuple[str, str] | None:
-    if asked.cursor is None:
-        return None
-    try:
-        binding, source, last_id = _serializer().loads(asked.cursor, max_age=_CURSOR_SECONDS)
-    except (BadSignature, ValueError, TypeError):
-        raise BadRequest("This page link is not valid any more; start the search again.") from None
-    if binding != _binding(asked, asking):
-        raise BadRequest("This page link belongs to another search or caller; start the search again.")
-    return str(source), str(last_id)
-
-
-def _binding(asked: RecordSearch, asking: Caller) -> str:
-    """What a page link is good for: this search, by this caller, for these purposes."""
-    parts = [asked.type, urlencode(asked.honoured), asking.organization, asking.client_id or "", asking.user_id or ""]
-    return derived_id(current().secret, *parts, *sorted(asking.purposes))
-
-
-def _serializer() -> URLSafeTimedSerializer:
-    return URLSafeTimedSerializer(current().secret, salt="records-page")
-
-
-def _check_format(value: str | None) -> None:
+def check_format(value: str | None) -> None:
+    """Raises NotAcceptable where `_format` asks for anything but JSON."""
     # A plus sign in an address arrives as a space.
     if value is not None and value.split(";")[0].replace(" ", "+") not in _JSON_FORMATS:
         raise NotAcceptable("Clinical records are given as application/fhir+json.")
 
 
-def _respond(resource: Resource) -> Response:
+def respond(resource: Resource) -> Response:
+    """The resource as FHIR JSON that nobody keeps."""
     response = Response(fhir.to_bytes(resource), content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"
     return response
