@@ -57,7 +57,8 @@ def insert_entries(connection: sa.Connection, first: int, drafts: Sequence[Draft
 def insert_tree(connection: sa.Connection, full: Sequence[FullTile], size: int, note: bytes) -> None:
     """What signs the entries: tiles that they completed, and the checkpoint."""
     insert(connection, tiles, [(done.tile.level, done.tile.index, done.root, done.hashes) for done in full])
-    insert(connection, checkpoints, [(size, note)])
+    place = "?, ?" if connection.dialect.name == "sqlite" else "%s, %s"
+    connection.exec_driver_sql(f"INSERT INTO {checkpoints.name} VALUES ({place})", (size, note))
 
 
 def _entry(index: int, draft: Draft, as_text: bool) -> Row:
