@@ -34,6 +34,8 @@ from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
+from hie.gateway.notices import Notices
+from hie.gateway.portal import Portal
 from hie.gateway.release import Release
 from hie.gateway.services import Services
 from hie.gateway.transport import Transport
@@ -89,6 +91,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
+    portal = Portal(database, clock, identities)
+    notices = Notices(database, clock)
     release = Release(
         fhir_base=settings.fhir_base,
         query_deadline=settings.query_deadline,
@@ -96,6 +100,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         identity=identities,
         consents=consent_service,
+        portal=portal,
+        notices=notices,
         audit=audit_log,
         transport=transport,
         gateway_ids=GatewayIds(database, master_key.derive("gateway-ids")),
@@ -110,6 +116,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         consents=consent_service,
         audit=audit_log,
         release=release,
+        portal=portal,
+        notices=notices,
         secret=master_key.derive("sessions"),
     )
 
