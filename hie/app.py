@@ -7,13 +7,23 @@ import logging
 import structlog
 from flask import Flask
 
+from hie.audit.accounting import Accounting
+from hie.audit.cosigning import Cosigning, parse_witnesses
+from hie.audit.health import Found, LogHealth, Progress
 from hie.audit.log import AuditLog
+from hie.audit.note import NoteError, encode
+from hie.audit.review import Review
+from hie.audit.seal import Seal
+from hie.audit.statistics import LogStatistics
+from hie.audit.thresholds import Thresholds
+from hie.audit.verify import Wrong, own_mark, verify
 from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
 from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
+from hie.core.errors import LogDamaged
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
 from hie.gateway.api import (
@@ -25,12 +35,16 @@ from hie.gateway.api import (
     everything,
     health,
     identity,
+    link_changes,
+    log,
+    matching,
     metadata,
     oauth,
     problems,
     records,
 )
 from hie.gateway.authority import Authority
+from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
@@ -42,6 +56,7 @@ from hie.gateway.transport import Transport
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
+from hie.mpi.stewardship import Stewardship
 
 BLUEPRINTS = (
     health.blueprint,
@@ -49,11 +64,14 @@ BLUEPRINTS = (
     oauth.blueprint,
     directory.blueprint,
     identity.blueprint,
+    matching.blueprint,
+    link_changes.blueprint,
     records.blueprint,
     everything.blueprint,
     consents.blueprint,
     decide.blueprint,
     audit.blueprint,
+    log.blueprint,
 )
 
 
@@ -78,9 +96,11 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    audit_log = AuditLog(database, clock, settings.fhir_base)
+    witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
     members = Directory(database, clock, settings)
-    identities = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), clock)
+    index = MatchIndex(Model.load(), database.is_sqlite)
+    identities = IdentityService(database, index, clock)
     consent_service = ConsentService(
         database,
         clock,
@@ -113,13 +133,40 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         authority=Authority(database, clock, settings, members, audit_log, lambda: master_key.derive("access-tokens")),
         identity=identities,
+        stewardship=Stewardship(database, index, clock),
         consents=consent_service,
         audit=audit_log,
         release=release,
         portal=portal,
         notices=notices,
+        accounting=Accounting(
+            database,
+            clock,
+            address_of=lambda member_id: (m.address or "") if (m := members.member(member_id)) else "",
+            part2_members=lambda: frozenset(m.id for m in members.members() if m.part2),
+        ),
+        review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
+        statistics=LogStatistics(database),
+        health=LogHealth(database, clock, verify=lambda progress: _verify(settings, progress)),
+        own_person=lambda email: next(iter(sorted(portal.own_people(email))), None),
         secret=master_key.derive("sessions"),
     )
+
+
+def _verify(settings: Settings, progress: Progress) -> Found:
+    """The whole log, read again in this process (a server with threads must not fork), for the console's page."""
+    try:
+        seal = Seal.of(settings)
+        ring = seal.ring()
+        witnesses = [witness.key for witness in parse_witnesses(settings.witnesses)]
+        seen = own_mark(seal, ring)
+        url = settings.effective_database_url
+        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress, processes=1)
+    except Wrong as wrong:
+        return Found(False, 0, f"The log does not verify: index {wrong.index}: {wrong.reason}.")
+    except (LogDamaged, NoteError) as damage:
+        return Found(False, 0, f"The log does not verify: {getattr(damage, 'reason', damage)}.")
+    return Found(True, report.entries, f"All {report.entries:,} entries are whole; the root is {encode(report.root)}.")
 
 
 def _configure_log() -> None:

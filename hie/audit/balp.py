@@ -88,6 +88,22 @@ def audit_event(event: Event, entry_id: str, recorded: datetime, fhir_base: str)
     return resource
 
 
+def redacted(entry_id: str, recorded: datetime) -> Resource:
+    """What is left to say of an entry whose body was archived."""
+    return {
+        "resourceType": "AuditEvent",
+        "id": entry_id,
+        "meta": {"lastUpdated": instant(recorded), "security": [codes.REDACTED.json()]},
+        "type": codes.REST.json(),
+        "action": "E",
+        "recorded": instant(recorded),
+        "outcome": Outcome.SUCCESS.value,
+        "outcomeDesc": "Archived after its retention. The archive and the leaf in the log prove each other.",
+        "agent": [{"type": codes.APPLICATION.concept(), "who": {"display": "Archived"}, "requestor": False}],
+        "source": {"observer": _EXCHANGE_WHO, "type": [codes.APPLICATION_SERVER.json()]},
+    }
+
+
 # -- the pattern
 
 

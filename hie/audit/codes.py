@@ -84,6 +84,9 @@ SECURITY_RESOURCE = Coding(f"{_TERMINOLOGY}/object-role", "13", "Security Resour
 DATA_REPOSITORY = Coding(f"{_TERMINOLOGY}/object-role", "17", "Data Repository")
 QUERY_ROLE = Coding(f"{_TERMINOLOGY}/object-role", "24", "Query")
 
+# Resource.meta.security
+REDACTED = Coding(f"{_TERMINOLOGY}/v3-ObservationValue", "REDACTED", "redacted")
+
 # Identifier systems of the exchange, below its FHIR base address
 CLIENT_ID = "/NamingSystem/client-id"
 USER_ID = "/NamingSystem/user-id"

@@ -15,7 +15,7 @@ from datetime import datetime
 
 import orjson
 
-from hie.audit.balp import audit_event
+from hie.audit.balp import audit_event, redacted
 from hie.audit.columns import Columns, columns
 from hie.audit.event import Event
 from hie.audit.merkle import leaf_hash
@@ -38,19 +38,17 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Draft:
-    """An entry that has no index yet: the committer gives it one."""
+    """An entry that has no index yet: the committer gives it one. `time` is `recorded` as the leaf has it."""
 
     entry_id: str
     recorded: datetime
+    time: str
     kind: str
     salt: bytes
     body: bytes
     leaf: bytes
+    leaf_hash: bytes
     columns: Columns
-
-    @property
-    def leaf_hash(self) -> bytes:
-        return leaf_hash(self.leaf)
 
 
 @dataclass(frozen=True)
@@ -67,9 +65,14 @@ class Entry:
     leaf_hash: bytes
 
     @property
+    def archived(self) -> bool:
+        """The body was moved to an archive after its retention; the leaf still commits to it (`retention.py`)."""
+        return not self.body
+
+    @property
     def resource(self) -> Resource:
-        """The AuditEvent."""
-        event: Resource = json.loads(self.body)
+        """The AuditEvent; of an archived entry what the leaf says, marked as redacted."""
+        event: Resource = json.loads(self.body) if self.body else redacted(self.entry_id, self.recorded)
         return event
 
     @property
@@ -84,13 +87,17 @@ def draft(event: Event, recorded: datetime, fhir_base: str) -> Draft:
     resource = audit_event(event, entry_id, recorded, fhir_base)
     body = canonical(resource)
     salt = secrets.token_bytes(SALT_BYTES)
+    time = instant(recorded)
+    leaf = leaf_bytes(entry_id, time, event.kind.value, commitment(salt, body))
     return Draft(
         entry_id=entry_id,
         recorded=recorded,
+        time=time,
         kind=event.kind.value,
         salt=salt,
         body=body,
-        leaf=leaf_bytes(entry_id, recorded, event.kind.value, commitment(salt, body)),
+        leaf=leaf,
+        leaf_hash=leaf_hash(leaf),
         columns=columns(resource),
     )
 
@@ -109,6 +116,6 @@ def commitment(salt: bytes, body: bytes) -> str:
     return hashlib.sha256(salt + body).hexdigest()
 
 
-def leaf_bytes(entry_id: str, recorded: datetime, kind: str, commit: str) -> bytes:
+def leaf_bytes(entry_id: str, time: str, kind: str, commit: str) -> bytes:
     """The leaf as it is hashed, proved and published."""
-    return canonical({"v": LEAF_VERSION, "id": entry_id, "time": instant(recorded), "kind": kind, "commit": commit})
+    return canonical({"v": LEAF_VERSION, "id": entry_id, "time": time, "kind": kind, "commit": commit})

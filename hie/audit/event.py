@@ -21,6 +21,8 @@ class Kind(StrEnum):
     DIRECTORY = "directory"
     LOG_READ = "log-read"
     LINK = "link"
+    REVIEW = "review"
+    RETENTION = "retention"
 
 
 class Outcome(StrEnum):

@@ -20,18 +20,27 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from hie.audit import query as finding
+from hie.audit.checkpoint import SignedCheckpoint
 from hie.audit.entry import Draft, Entry, Receipt, draft
 from hie.audit.event import Event
+from hie.audit.evidence import Evidence
+from hie.audit.keeping import adopted, key_changed, recomputed_leaves
+from hie.audit.merkle import RightEdge
+from hie.audit.note import NoteError, SigningKey, VerifierKey
 from hie.audit.query import AuditPage, AuditQuery
-from hie.audit.tables import entities, entries, purposes, source_failures, subtypes
+from hie.audit.rows import insert_entries, insert_tree
+from hie.audit.seal import Seal
+from hie.audit.tables import entries, source_failures
+from hie.audit.tree import Head, Heads
 from hie.core.clock import Clock
-from hie.core.database import Database
-from hie.core.errors import AuditUnavailable
+from hie.core.database import Database, after_commit, awaiting_commit
+from hie.core.errors import AuditUnavailable, ConfigurationError, LogDamaged
 
 log = logging.getLogger("hie.audit")
 
@@ -41,6 +50,11 @@ MAX_BATCH = 512
 """Requests in one transaction: bounds its size, not its wait."""
 
 _POSTGRESQL_LOCK = 0x6869652D6C6F67  # "hie-log"
+_REFUSALS = (sa.exc.SQLAlchemyError, LogDamaged, ConfigurationError, NoteError)
+
+
+Sign = Callable[[int, bytes], bytes]
+"""(size, root) -> signed checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +74,42 @@ class _Request:
     receipts: Future[tuple[Receipt, ...]] = field(default_factory=Future)
 
 
+@dataclass(frozen=True)
+class _Growth:
+    """A head that becomes the log's with the commit of the transaction."""
+
+    head: Head
+    committed: Callable[[Head], None]
+
+    def __call__(self) -> None:
+        self.committed(self.head)
+
+
 class AuditLog:
     """The log of one process; processes share it through the database."""
 
-    def __init__(self, database: Database, clock: Clock, fhir_base: str, *, wait: float = WAIT_SECONDS) -> None:
-        """`wait` in seconds. Nothing is started before the first entry, so that it may be made before a fork."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        fhir_base: str,
+        seal: Seal,
+        *,
+        wait: float = WAIT_SECONDS,
+        on_growth: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`wait` in seconds; `on_growth` is called after each commit and must not take long.
+
+        Nothing is started or read before the first entry, so that it may be made before a fork.
+        """
         self._database = database
         self._clock = clock
         self._fhir_base = fhir_base
+        self._seal = seal
         self._wait = wait
+        self._on_growth = on_growth
+        self._heads = Heads(seal)
+        self.evidence = Evidence(database, seal)
         self._committers: dict[int, _Committer] = {}
 
     def record(self, *events: Event) -> tuple[Receipt, ...]:
@@ -94,9 +135,18 @@ class AuditLog:
         drafts = self._drafts(events)
         try:
             return self._write(connection, drafts)
-        except sa.exc.SQLAlchemyError as error:
+        except _REFUSALS as error:
             _tell(error)
             raise AuditUnavailable from None
+
+    def check(self) -> None:
+        """Raises LogDamaged unless the log is the one that was signed; ConfigurationError where a key is missing.
+
+        In full the first time: the newest checkpoint covers every entry, the tree gives its root, and it extends the
+        host's high-water mark and the last cosigned checkpoint. Later, that it goes on from what was seen last.
+        """
+        with self._database.read() as connection:
+            self._heads.read(connection)
 
     def search(self, query: AuditQuery) -> AuditPage:
         """One page of matching entries, newest first."""
@@ -117,6 +167,41 @@ class AuditLog:
         """When and how an organization last fell short, newest first."""
         with self._database.read() as connection:
             return [SourceFailure(*row) for row in connection.execute(source_failures_of(member_id).limit(limit))]
+
+    def adopt(self, connection: sa.Connection) -> int:
+        """Sign the entries of a database that had none of the tree's tables yet; their number.
+
+        Only for the migration that makes those tables, in its transaction. An entry says that it was done. Raises
+        LogDamaged where an entry is not what its leaf says, or where this host has seen a signed log before.
+        """
+        self._take_lock(connection)
+        if self._seal.high_water.path.exists():
+            raise LogDamaged("a log that was signed before cannot be adopted again")
+        self._seal.make()
+        edge = RightEdge()
+        edge.extend(recomputed_leaves(connection))
+        count = edge.size
+        if count:
+            self._grow(connection, edge, self._drafts([adopted(count)]), self._seal.ring().sign)
+        return count
+
+    def rotate_key(self, elsewhere: Path | None = None) -> VerifierKey:
+        """Sign with a new key from now on; the entry and the checkpoint that say so are signed with both keys.
+
+        The new key is written to HIE_HOME, or `elsewhere` where the present one is a setting. Raises LogDamaged,
+        ConfigurationError.
+        """
+        with self._database.write() as connection:
+            self._take_lock(connection)
+            head = self._heads.read(connection)
+            ring = self._seal.ring()
+            following = ring.followed_by(SigningKey.generate(ring.origin), head.size + 1)
+            self._seal.prepare_next(following, elsewhere)
+            event = key_changed(ring.keys[-1].key, following.keys[-1].key)
+            note = self._grow(connection, head.edge.copy(), self._drafts([event]), following.sign_with(ring))
+        if elsewhere is None:
+            self._seal.catch_up(SignedCheckpoint.parse(note).note.signatures[0])
+        return following.keys[-1].key
 
     def close(self) -> None:
         """Write what is queued, then stop; later entries are refused."""
@@ -142,7 +227,7 @@ class AuditLog:
         try:
             with self._database.write() as connection:
                 receipts = iter(self._write(connection, [d for request in requests for d in request.drafts]))
-        except sa.exc.SQLAlchemyError as error:
+        except _REFUSALS as error:
             _tell(error)
             self._resolve(requests, error)
         else:
@@ -150,24 +235,40 @@ class AuditLog:
                 request.receipts.set_result(tuple(next(receipts) for _ in request.drafts))
 
     def _write(self, connection: sa.Connection, drafts: Sequence[Draft]) -> tuple[Receipt, ...]:
-        """The rows of one transaction, from the head on. Whatever else belongs to an entry is written here too."""
-        first = self._lock_and_count(connection)
-        placed = list(enumerate(drafts, first))
-        connection.execute(entries.insert(), [_row(index, entry) for index, entry in placed])
-        for table, rows in _side_rows(placed):
-            if rows:
-                connection.execute(table.insert(), rows)
-        return tuple(Receipt(index, entry.entry_id, entry.leaf_hash) for index, entry in placed)
+        """The rows of one transaction, from the head on."""
+        self._take_lock(connection)
+        written = awaiting_commit(connection, self)
+        head = written.head if isinstance(written, _Growth) else self._heads.read(connection)
+        self._grow(connection, head.edge.copy(), drafts, self._seal.ring().sign)
+        return tuple(Receipt(index, d.entry_id, d.leaf_hash) for index, d in enumerate(drafts, head.size))
 
-    def _lock_and_count(self, connection: sa.Connection) -> int:
-        """Take the log's lock until the end of the transaction; the number of entries is the next index."""
+    def _grow(self, connection: sa.Connection, edge: RightEdge, drafts: Sequence[Draft], sign: Sign) -> bytes:
+        """Entries, the tree that they make, and the checkpoint that signs it, all in the caller's transaction."""
+        first = edge.size
+        edge.extend(draft.leaf_hash for draft in drafts)
+        note = sign(edge.size, edge.root)
+        insert_entries(connection, first, drafts)
+        insert_tree(connection, edge.full, edge.size, note)
+        edge.full.clear()
+        after_commit(connection, self, _Growth(Head(edge, note), self._committed))
+        return note
+
+    def _take_lock(self, connection: sa.Connection) -> None:
+        """The log's lock, until the end of the transaction. On SQLite `Database.write()` has taken it."""
         if not self._database.is_sqlite:
             settings = {"lock_timeout": f"{int(self._wait * 1000)}ms", "synchronous_commit": "on"}
             connection.execute(sa.select(*(sa.func.set_config(name, v, True) for name, v in settings.items())))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
-        return connection.scalar(sa.select(sa.func.coalesce(sa.func.max(entries.c.entry_index) + 1, 0))) or 0
 
-    def _resolve(self, requests: Sequence[_Request], error: sa.exc.SQLAlchemyError) -> None:
+    def _committed(self, head: Head) -> None:
+        self._heads.install(head)
+        try:
+            self._seal.high_water.raise_to(head.note, head.size)
+        except OSError as error:
+            log.error("the high-water mark of the log could not be written: %s", type(error).__name__)
+        self._on_growth()
+
+    def _resolve(self, requests: Sequence[_Request], error: Exception) -> None:
         """After a failed transaction: what is durable all the same is a success, all else is not recorded.
 
         Where the database refused a row, the other requests of the batch get a transaction each.
@@ -270,43 +371,7 @@ def source_failures_of(member_id: str) -> sa.Select[*tuple[Any, ...]]:
     )
 
 
-def _row(index: int, entry: Draft) -> dict[str, object]:
-    found = entry.columns
-    return {
-        "entry_index": index,
-        "entry_id": entry.entry_id,
-        "recorded": entry.recorded,
-        "kind": entry.kind,
-        "salt": entry.salt,
-        "body": entry.body,
-        "leaf": entry.leaf,
-        "leaf_hash": entry.leaf_hash,
-        "type": found.type,
-        "action": found.action,
-        "outcome": found.outcome,
-        "person_id": found.person_id,
-        "organization": found.organization,
-        "client_id": found.client_id,
-        "user_id": found.user_id,
-        "session": found.session,
-        "request_id": found.request_id,
-    }
-
-
-def _side_rows(placed: Sequence[tuple[int, Draft]]) -> list[tuple[sa.Table, list[dict[str, object]]]]:
-    rows: dict[sa.Table, list[dict[str, object]]] = {entities: [], purposes: [], subtypes: [], source_failures: []}
-    for index, entry in placed:
-        found, key = entry.columns, {"entry_index": index}
-        rows[entities] += [
-            key | {"resource_id": e.resource_id, "resource_type": e.resource_type} for e in found.entities
-        ]
-        rows[purposes] += [key | {"code": code} for code in found.purposes]
-        rows[subtypes] += [key | {"code": code} for code in found.subtypes]
-        rows[source_failures] += [key | {"member_id": m, "status": status} for m, status in found.failures]
-    return list(rows.items())
-
-
-def _refused_a_row(error: sa.exc.SQLAlchemyError) -> bool:
+def _refused_a_row(error: Exception) -> bool:
     """The database works and would not have a value, so that other entries may still be written."""
     if isinstance(error, sa.exc.DBAPIError):
         return isinstance(error, sa.exc.DataError | sa.exc.IntegrityError)
@@ -314,6 +379,7 @@ def _refused_a_row(error: sa.exc.SQLAlchemyError) -> bool:
 
 
 def _tell(error: Exception) -> None:
-    """The type alone: a message may hold the values of the row."""
+    """The type alone, for a message may hold the values of the row; what is wrong with the log is said."""
     cause = getattr(error, "orig", None) or error
-    log.error("an entry could not be recorded: %s", type(cause).__name__)
+    reason = f"LogDamaged: {error}" if isinstance(error, LogDamaged) else type(cause).__name__
+    log.error("an entry could not be recorded: %s", reason)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 HASH_BYTES = 32
@@ -194,6 +194,81 @@ class Frontier:
     @property
     def root(self) -> bytes:
         return _fold(self.hashes) if self.hashes else EMPTY_ROOT
+
+
+@dataclass(frozen=True)
+class FullTile:
+    """A tile that has become complete: its hashes one after another, and the root over them."""
+
+    tile: Tile
+    hashes: bytes
+    root: bytes
+
+
+class RightEdge:
+    """A growing tree as what is kept of it: the frontier, and the hashes of the tiles that are not full yet.
+
+    Mutable, for speed: about two hashes are computed for a leaf, whatever the size. `full` collects the tiles that
+    appending completes.
+    """
+
+    __slots__ = ("_frontier", "full", "rows", "size")
+
+    def __init__(self, size: int = 0, rows: Sequence[Sequence[bytes]] = ()) -> None:
+        """`rows` are the hashes of the partial tiles of a tree of `size` leaves by level, empty ones included."""
+        self.size = size
+        self.rows = [list(row) for row in rows]
+        self.full: list[FullTile] = []
+        if [len(row) for row in rows] != [(size >> TILE_HEIGHT * level) % TILE_WIDTH for level in range(len(rows))]:
+            raise ValueError("a right edge has the hashes of the partial tiles of its size")
+        if size >> TILE_HEIGHT * len(rows):
+            raise ValueError("a right edge has a row for each level of its tiles")
+        self._frontier = list(Frontier.of(size, self._node).hashes)
+
+    def copy(self) -> RightEdge:
+        """An independent one, `full` left out."""
+        other = object.__new__(RightEdge)
+        other.size = self.size
+        other.rows = [row.copy() for row in self.rows]
+        other.full = []
+        other._frontier = self._frontier.copy()
+        return other
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Append leaf hashes."""
+        sha256, frontier, size = hashlib.sha256, self._frontier, self.size
+        if not self.rows:
+            self.rows.append([])
+        for leaf in leaves:
+            self.rows[0].append(leaf)
+            found, rest, level = leaf, size, 0
+            while rest & 1:
+                found = sha256(b"\x01" + frontier.pop() + found).digest()
+                rest >>= 1
+                level += 1
+                if not level & (TILE_HEIGHT - 1):
+                    self._fill(level // TILE_HEIGHT, size, found)
+            frontier.append(found)
+            size += 1
+        self.size = size
+
+    @property
+    def root(self) -> bytes:
+        return _fold(self._frontier) if self._frontier else EMPTY_ROOT
+
+    def _fill(self, level: int, index: int, root: bytes) -> None:
+        """The tile below tile level `level` is full: leaf `index` was its last."""
+        below = Tile(level - 1, index >> TILE_HEIGHT * level)
+        self.full.append(FullTile(below, b"".join(self.rows[level - 1]), root))
+        self.rows[level - 1] = []
+        if level == len(self.rows):
+            self.rows.append([])
+        self.rows[level].append(root)
+
+    def _node(self, level: int, index: int) -> bytes:
+        tile_level, height = divmod(level, TILE_HEIGHT)
+        offset = (index << height) % TILE_WIDTH
+        return _perfect_root(self.rows[tile_level][offset : offset + (1 << height)])
 
 
 # -- tiles

@@ -20,7 +20,7 @@ AnyOf = tuple[str, ...]
 AllOf = tuple[AnyOf, ...]
 """Every group must match, each by any of its values: FHIR's repeated parameter and comma."""
 
-_ENTRY = (
+ENTRY = (
     entries.c.entry_index,
     entries.c.entry_id,
     entries.c.recorded,
@@ -73,6 +73,7 @@ class AuditQuery:
     sessions: AllOf = ()
     entities: AllOf = ()
     request_ids: AllOf = ()
+    kinds: AllOf = ()
     limit: int = 50
     cursor: Cursor | None = None
 
@@ -102,21 +103,21 @@ def search(connection: sa.Connection, query: AuditQuery) -> AuditPage:
 def statement(query: AuditQuery, before: int) -> sa.Select[*tuple[Any, ...]]:
     """Matching entries below the index `before`, newest first."""
     return (
-        sa.select(*_ENTRY)
-        .where(entries.c.entry_index < before, *_conditions(query))
+        sa.select(*ENTRY)
+        .where(entries.c.entry_index < before, *conditions(query))
         .order_by(entries.c.entry_index.desc())
     )
 
 
 def by_index(connection: sa.Connection, index: int) -> Entry | None:
     """The entry at an index of the log."""
-    row = connection.execute(sa.select(*_ENTRY).where(entries.c.entry_index == index)).first()
+    row = connection.execute(sa.select(*ENTRY).where(entries.c.entry_index == index)).first()
     return entry_of(row) if row else None
 
 
 def by_id(connection: sa.Connection, entry_id: str) -> Entry | None:
     """The entry with an AuditEvent id."""
-    row = connection.execute(sa.select(*_ENTRY).where(entries.c.entry_id == entry_id)).first()
+    row = connection.execute(sa.select(*ENTRY).where(entries.c.entry_id == entry_id)).first()
     return entry_of(row) if row else None
 
 
@@ -126,20 +127,21 @@ def entry_of(row: sa.Row[*tuple[Any, ...]]) -> Entry:
 
 
 def _total(connection: sa.Connection, query: AuditQuery, through: int) -> int:
-    conditions = _conditions(query)
-    if not conditions:
+    asked = conditions(query)
+    if not asked:
         return through + 1  # the log has no gaps
     counted = sa.select(sa.func.count()).select_from(entries)
-    return connection.scalar(counted.where(entries.c.entry_index <= through, *conditions)) or 0
+    return connection.scalar(counted.where(entries.c.entry_index <= through, *asked)) or 0
 
 
-def _conditions(query: AuditQuery) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
+def conditions(query: AuditQuery) -> list[sa.ColumnElement[bool]]:
+    """What an entry must fulfil."""
+    asked: list[sa.ColumnElement[bool]] = []
     for span in query.dates:
         if span.start is not None:
-            conditions.append(entries.c.recorded >= span.start)
+            asked.append(entries.c.recorded >= span.start)
         if span.end is not None:
-            conditions.append(entries.c.recorded < span.end)
+            asked.append(entries.c.recorded < span.end)
     for column, groups in (
         (entries.c.entry_id, query.ids),
         (entries.c.person_id, query.persons),
@@ -148,13 +150,14 @@ def _conditions(query: AuditQuery) -> list[sa.ColumnElement[bool]]:
         (entries.c.outcome, query.outcomes),
         (entries.c.session, query.sessions),
         (entries.c.request_id, query.request_ids),
+        (entries.c.kind, query.kinds),
     ):
-        conditions += [_among(column, group) for group in groups]
+        asked += [_among(column, group) for group in groups]
     for table, groups in ((subtypes, query.subtypes), (purposes, query.purposes)):
-        conditions += [_in_side(table, table.c.code.in_(group)) for group in groups]
-    conditions += [sa.or_(sa.false(), *map(_agent, group)) for group in query.agents]
-    conditions += [_in_side(entities, sa.or_(sa.false(), *map(_entity, group))) for group in query.entities]
-    return conditions
+        asked += [_in_side(table, table.c.code.in_(group)) for group in groups]
+    asked += [sa.or_(sa.false(), *map(_agent, group)) for group in query.agents]
+    asked += [_in_side(entities, sa.or_(sa.false(), *map(_entity, group))) for group in query.entities]
+    return asked
 
 
 def _among(column: sa.Column[str], group: AnyOf) -> sa.ColumnElement[bool]:

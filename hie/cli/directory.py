@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hie.audit.log import AuditLog
+from hie.audit.seal import Seal
 from hie.core import schema
 from hie.core.clock import system_clock
 from hie.core.config import Settings
@@ -31,7 +32,7 @@ def opened() -> Iterator[Opened]:
     database = Database(settings.effective_database_url)
     try:
         schema.require_current(database)
-        audit = AuditLog(database, system_clock, settings.fhir_base)
+        audit = AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings))
         yield Opened(settings, Directory(database, system_clock, settings), audit)
     finally:
         database.close()

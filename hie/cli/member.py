@@ -96,6 +96,7 @@ def _details(shown: Member, clients: list[Client]) -> dict[str, Any]:
         "consent_default": shown.consent_default or "",
         "purposes": sorted(shown.purposes),
         "part2": shown.part2,
+        "address": shown.address or "",
         "clients": [_client(client) for client in clients],
     }
 

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import click
 
+from hie.audit.cosigning import parse_witnesses
+from hie.audit.log import AuditLog
+from hie.audit.seal import Seal
 from hie.core import schema
+from hie.core.clock import system_clock
 from hie.core.config import Settings
 from hie.core.database import Database
+from hie.core.errors import HieError, LogDamaged
 
 
 @click.command()
@@ -24,6 +29,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
     settings = Settings.load()
     database = Database(settings.effective_database_url)
     schema.require_current(database)
+    _require_sound_log(database, settings)
     database.close()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_empty_folder(settings.home.absolute() / "metrics"))
     command = [
@@ -33,6 +39,15 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
         *("--config", "python:hie.gunicorn", "--no-control-socket"),
     ]
     os.execv(sys.executable, command)  # noqa: S606
+
+
+def _require_sound_log(database: Database, settings: Settings) -> None:
+    """An exchange whose log is not the one that was signed does not start."""
+    parse_witnesses(settings.witnesses)
+    try:
+        AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings)).check()
+    except LogDamaged as damaged:
+        raise HieError(f"The disclosure log is not the one that was signed: {damaged}. Nothing is served.") from None
 
 
 def _empty_folder(path: Path) -> Path:

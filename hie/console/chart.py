@@ -44,7 +44,7 @@ class Statement:
     """(label, words) pairs."""
     organization: str
     recorded: str
-    """When, in words, with the offset the source gave."""
+    """When, in words, with the offset the source gave: `recorded 8 Mar 2019`; empty where the details say it."""
     current: bool
     remark: str = ""
     """`refuted`, `entered in error`, `resolved` and so on, when it is not current."""
@@ -379,12 +379,17 @@ def _statement(entry: ChartEntry, details: Sequence[tuple[str, str]], *dated: st
     return Statement(
         details=tuple((label, words) for label, words in details if words),
         organization=entry.member_name,
-        recorded=wording.when(at) if dated else "",
+        recorded=_recorded(at) if dated else "",
         current=not over,
         remark=over,
         sensitive=bool(set(entry.labels) - _NORMAL_LABELS),
         broke_glass=entry.decision.break_glass,
     )
+
+
+def _recorded(at: object) -> str:
+    words = wording.when(at)
+    return words if words == wording.NOT_RECORDED else f"recorded {words}"
 
 
 def _over(resource: Resource) -> str:

@@ -9,7 +9,20 @@ from flask import Blueprint, Flask, Response, g, redirect, request, session, url
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 
-from hie.console import emergency, members, sign_in, wording
+from hie.audit import words
+from hie.console import (
+    disclosures,
+    emergency,
+    log_health,
+    members,
+    questions,
+    queue,
+    reports,
+    review,
+    sign_in,
+    who_looked,
+    wording,
+)
 from hie.console.people import login_manager, signed_in
 from hie.console.problems import BLUEPRINT, STATIC_PATH, expired_form, problem_page, set_headers
 from hie.console.protection import csrf, limiter
@@ -55,7 +68,7 @@ def _blueprint() -> Blueprint:
     blueprint.after_request(_finish)
     blueprint.register_error_handler(CSRFError, expired_form)
     blueprint.app_context_processor(_context)
-    for module in (sign_in, emergency, members):
+    for module in (sign_in, emergency, members, review, disclosures, queue, questions, reports, log_health, who_looked):
         module.register(blueprint)
     return blueprint
 
@@ -81,7 +94,7 @@ def _finish(response: Response) -> Response:
 def _context() -> dict[str, object]:
     """What every template may use."""
     user = signed_in() if session.get("sid") and not g.get("bare") else None
-    return {"user": user, "pages": sign_in.pages_of(user), "wording": wording, "asset": _asset}
+    return {"user": user, "pages": sign_in.pages_of(user), "wording": wording, "words": words, "asset": _asset}
 
 
 def _asset(name: str) -> str:

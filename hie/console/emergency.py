@@ -7,6 +7,7 @@ searched for is posted, kept in the encrypted session under a random id, and loo
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +20,8 @@ from hie.console.patient_search import Search, mistakes
 from hie.core.caller import Role
 from hie.core.ids import new_id
 from hie.gateway.api.context import request_id
-from hie.gateway.release import ChartAnswer, SourcesFailed, SourceStatus
+from hie.gateway.api.receipts import give
+from hie.gateway.release import ChartAnswer, SourcesFailed
 from hie.gateway.services import current
 from hie.mpi.identity import Candidate, Person
 
@@ -30,13 +32,15 @@ _QUERY = "console emergency lookup"
 
 
 @dataclass(frozen=True)
-class Known:
-    """One organization that holds a record of a person, and under which number."""
+class Asked:
+    """One organization that was asked: the numbers it knows the patient by, and how it did."""
 
     organization: str
     numbers: tuple[str, ...]
-    source: SourceStatus | None = None
-    """How it did when it was asked; None when it was not."""
+    status: str
+    shown: int
+    """Records on the page. Never what the organization sent: a count would tell what is withheld (law L2)."""
+    seconds: float
 
 
 def register(blueprint: Blueprint) -> None:
@@ -74,7 +78,7 @@ def results(search_id: str) -> ResponseReturnValue:
         return redirect(url_for("console.emergency"), 303)
     started = time.monotonic()
     candidates = current().release.lookup(
-        people.caller(), wanted.patient(), limit=CANDIDATES_SHOWN, request_id=request_id()
+        people.caller(), wanted.patient(), limit=CANDIDATES_SHOWN, request_id=request_id(), years=wanted.years
     )
     return render_template(
         "console/results.html",
@@ -96,6 +100,7 @@ def chart(person_id: str) -> ResponseReturnValue:
         )
     except SourcesFailed as failed:
         return _sources_failed(failed, person_id, back)
+    give(answer.receipts)
     return _chart_page(answer, person_id, back, time.monotonic() - started)
 
 
@@ -123,7 +128,7 @@ def _chart_page(answer: ChartAnswer, person_id: str, back: str | None, seconds: 
         "console/chart.html",
         answer=answer,
         chart=chart_of(answer),
-        known=_known(answer.person, answer.sources),
+        asked=_asked(answer),
         answered=answered,
         fell_short=fell_short,
         none_reported=_none_reported(answer, answered, [s.member_name for s in fell_short]),
@@ -171,22 +176,31 @@ def _kept_search(search_id: str | None) -> Search | None:
     return Search(**kept) if kept else None
 
 
-def _known(person: Person, sources: Sequence[SourceStatus] = ()) -> tuple[Known, ...]:
-    """The organizations that hold a record of the person, by name."""
-    numbers: dict[str, list[str]] = {}
-    for record in person.records:
-        if record.active:
-            numbers.setdefault(record.member_id, []).append(record.identifier.value)
-    members = current().directory.members()
-    names = {member.id: member.name for member in members}
-    asked = {source.member_id: source for source in sources}
-    known = (Known(names.get(key, key), tuple(values), asked.get(key)) for key, values in numbers.items())
-    return tuple(sorted(known, key=lambda one: one.organization))
+def _known(person: Person) -> list[str]:
+    """Names of the organizations that hold a record of the person."""
+    names = {member.id: member.name for member in current().directory.members()}
+    return sorted({names.get(r.member_id, r.member_id) for r in person.records if r.active})
+
+
+def _asked(answer: ChartAnswer) -> list[Asked]:
+    """The organizations that were asked, by name."""
+    shown = Counter(entry.member_id for entry in answer.entries)
+    asked = [
+        Asked(
+            organization=source.member_name,
+            numbers=tuple(r.identifier.value for r in answer.person.records if r.member_id == source.member_id),
+            status=source.status,
+            shown=shown[source.member_id],
+            seconds=source.elapsed_ms / 1000,
+        )
+        for source in answer.sources
+    ]
+    return sorted(asked, key=lambda one: one.organization)
 
 
 def _traits(candidate: Candidate) -> tuple[list[str], list[str]]:
     """What agrees and what differs, in words, weightiest first."""
     ordered = sorted(candidate.agreements, key=lambda a: -abs(a.weight))
-    agree = [wording.agreement(a.trait, a.level) for a in ordered if a.weight > 0]
-    differ = [wording.trait(a.trait) for a in ordered if a.weight < 0]
+    agree = [wording.agreement(a.trait, a.level) for a in ordered if a.level not in wording.DIFFERS]
+    differ = [wording.trait(a.trait) for a in ordered if a.level in wording.DIFFERS]
     return agree, differ

@@ -26,7 +26,7 @@ BREAK_GLASS_LIMIT = timedelta(hours=4)
 _KEPT_GRANTS = 4  # the session is a cookie; the oldest grant gives way
 
 _CHART_SCOPES = Scopes.parse("system/*.rs")
-_PURPOSES = {Role.CLINICIAN: frozenset({"ETREAT", "TREAT"})}
+_PURPOSES = {Role.CLINICIAN: frozenset({"ETREAT", "TREAT"}), Role.PATIENT: frozenset({"PATRQT"})}
 _OWN_HOUSE = frozenset({"HOPERAT"})
 
 login_manager = LoginManager()

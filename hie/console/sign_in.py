@@ -14,6 +14,7 @@ from hie.console.people import caller, end_session, signed_in, start_session
 from hie.console.problems import is_machine_path
 from hie.console.protection import limiter, one_verification
 from hie.core.caller import Role
+from hie.core.errors import ServiceUnavailable
 from hie.gateway.api.context import request_id
 from hie.gateway.directory import User
 from hie.gateway.services import current
@@ -39,7 +40,29 @@ _MEMBERS = PageLink("console.members", "Members", "Endpoints, keys, checks and f
 _OWN_ORGANIZATION = PageLink(
     "console.members", "My organization", "Your organization's endpoint, keys, live check and recent failures."
 )
-_PAGES = {Role.CLINICIAN: (_EMERGENCY,), Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,), Role.OPERATOR: (_MEMBERS,)}
+_QUESTIONS = PageLink(
+    "console.questions", "Questions", "What the privacy officer asks you about records that you opened."
+)
+_DISCLOSURES = PageLink(
+    "console.disclosures", "Disclosures", "Who saw whose records, when and why, with filters and charts."
+)
+_QUEUE = PageLink(
+    "console.queue", "Review", "Break-glass and unusual access: take a case, ask, decide, close it by two people."
+)
+_REPORTS = PageLink("console.reports", "Reports", "Accountings of disclosures and other reports about patients.")
+_LOG = PageLink("console.log_health", "Log", "Whether the disclosure log is whole, checked now.")
+_WHO_LOOKED = PageLink("console.who_looked", "Who looked", "Who saw your records, when and why.")
+_STEWARDSHIP = PageLink(
+    "console.review", "Review", "Records that may be one person, or may have been linked by mistake."
+)
+_PAGES = {
+    Role.DATA_STEWARD: (_STEWARDSHIP,),
+    Role.CLINICIAN: (_EMERGENCY, _QUESTIONS),
+    Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,),
+    Role.OPERATOR: (_MEMBERS,),
+    Role.PRIVACY_OFFICER: (_DISCLOSURES, _QUEUE, _REPORTS, _LOG),
+    Role.PATIENT: (_WHO_LOOKED,),
+}
 
 
 def pages_of(user: User | None) -> tuple[PageLink, ...]:
@@ -51,7 +74,7 @@ def register(blueprint: Blueprint) -> None:
     """Add these routes."""
     blueprint.get("/", endpoint="home")(home)
     blueprint.get("/sign-in", endpoint="sign_in")(show_sign_in)
-    limited = limiter.limit("30/minute")(
+    limited = limiter.limit("120/minute")(  # a whole hospital may come from one address
         limiter.limit("8/5 minutes", key_func=_address_and_email, deduct_when=_is_failure)(
             # Across addresses: high enough that a stranger cannot keep a physician out for long.
             limiter.limit("60/10 minutes", key_func=_email, deduct_when=_is_failure)(sign_in)
@@ -85,13 +108,22 @@ def sign_in() -> ResponseReturnValue:
         current().audit.record(_event(Outcome.MINOR, "Sign-in refused", client_id=email if known else None))
         return _form(next_path=request.form.get("next"), failed=True, email=email), _FAILED
     start_session(user)
-    current().audit.record(_event(Outcome.SUCCESS, "Signed in", signed=True))
-    return redirect(_local(request.form.get("next")), 303)
+    try:
+        current().audit.record(_event(Outcome.SUCCESS, "Signed in", signed=True))
+    except ServiceUnavailable:
+        end_session()  # nobody is in without an entry
+        raise
+    wanted = _local(request.form.get("next"))
+    pages = pages_of(user)
+    if wanted == url_for("console.home") and pages:
+        return redirect(url_for(pages[0].endpoint), 303)  # nobody in a hurry needs a menu
+    return redirect(wanted, 303)
 
 
 def sign_out() -> ResponseReturnValue:
-    current().audit.record(_event(Outcome.SUCCESS, "Signed out", signed=True))
+    event = _event(Outcome.SUCCESS, "Signed out", signed=True)
     end_session()
+    current().audit.record(event)
     return redirect(url_for("console.home"), 303)
 
 

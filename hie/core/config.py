@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hie.core.errors import ConfigurationError
@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     query_deadline_ms: int = Field(default=5000, ge=100, le=120_000)
     consent_default: ConsentDefault = ConsentDefault.PERMIT
     consent_rules: Path | None = None
+    log_key: SecretStr = SecretStr("")
+    witnesses: str = ""
+    witness_seconds: float = Field(default=60, ge=0.1, le=86_400)
+    retention_years: int = Field(default=6, ge=6, le=100)
 
     @field_validator("base_url")
     @classmethod
@@ -77,6 +81,11 @@ class Settings(BaseSettings):
     @property
     def fhir_base(self) -> str:
         return f"{self.base_url}/fhir"
+
+    @property
+    def log_origin(self) -> str:
+        """The name of a log that is begun under this address: where it is served, without the scheme."""
+        return f"{self.base_url.split('://', 1)[1]}/log"
 
     @property
     def query_deadline(self) -> float:

@@ -7,8 +7,10 @@ anything that changes rows, `Database.read()` otherwise. On SQLite a writing tra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,17 @@ metadata = sa.MetaData(naming_convention=NAMING)
 """All tables of the exchange; each package declares its own in its `tables.py`."""
 
 BUSY_TIMEOUT_SECONDS = 30
+_AFTER_COMMIT = "hie_after_commit"
+CHECKPOINT_SECONDS = 0.25
+"""How long commits gather in SQLite's write-ahead log before they are copied into the database."""
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+    "wal_autocheckpoint=0",  # the checkpointer does it
+    "journal_size_limit=67108864",
+)
 
 
 class Instant(sa.TypeDecorator[datetime]):
@@ -64,6 +77,7 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite:")
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        self._checkpointer = _Checkpointer(self.engine.url.database) if self.is_sqlite else None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -80,15 +94,86 @@ class Database:
         with self.engine.connect() as connection:
             if self.is_sqlite:
                 connection = connection.execution_options(hie_immediate=True)
+            waiting: dict[object, Callable[[], None]] = {}
+            connection.info[_AFTER_COMMIT] = waiting
             with connection.begin():
                 yield connection
+            for call in waiting.values():
+                call()
+        if self._checkpointer is not None:
+            self._checkpointer.written()
 
     def dispose_inherited(self) -> None:
         """Forget connections opened before a fork, without closing the parent's sockets."""
         self.engine.dispose(close=False)
+        if self._checkpointer is not None:
+            self._checkpointer = _Checkpointer(self.engine.url.database)
 
     def close(self) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
         self.engine.dispose()
+
+
+def after_commit(connection: sa.Connection, key: object, call: Callable[[], None]) -> None:
+    """Call once the transaction of `Database.write()` that this connection is in is durable; never if it is undone.
+
+    A second call under the same key takes the place of the first.
+    """
+    connection.info[_AFTER_COMMIT][key] = call
+
+
+def awaiting_commit(connection: sa.Connection, key: object) -> Callable[[], None] | None:
+    """What this transaction will call under a key, if anything."""
+    waiting: dict[object, Callable[[], None]] = connection.info[_AFTER_COMMIT]
+    return waiting.get(key)
+
+
+class _Checkpointer:
+    """Copies SQLite's write-ahead log into the database from a thread of its own, so that no request waits for it.
+
+    The thread starts with the first commit of the process and looks every `CHECKPOINT_SECONDS` while there are more.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._written = threading.Event()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def written(self) -> None:
+        """A transaction has committed."""
+        self._written.set()
+        if self._thread is None and self._path and self._path != ":memory:":
+            with self._lock:
+                if self._thread is None and not self._stopped.is_set():
+                    self._thread = threading.Thread(target=self._run, name="wal-checkpointer", daemon=True)
+                    self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._written.set()
+        if self._thread is not None:
+            self._thread.join(BUSY_TIMEOUT_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(CHECKPOINT_SECONDS):
+            self._written.wait()
+            if self._stopped.is_set():
+                return
+            self._written.clear()
+            try:
+                self._copy()
+            except sqlite3.Error:
+                self._written.set()  # busy, or the disk is full, which writers will hear of themselves; try again
+
+    def _copy(self) -> None:
+        with closing(
+            sqlite3.connect(str(self._path), timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+        ) as connection:
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
 def _sqlite_engine(url: str) -> sa.Engine:
@@ -102,7 +187,7 @@ def _sqlite_engine(url: str) -> sa.Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # transactions are begun below, not by the driver
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -114,6 +114,20 @@ class AuditUnavailable(ServiceUnavailable):
         super().__init__("The disclosure could not be recorded, so nothing was released. Try again shortly.")
 
 
+class LogDamaged(AuditUnavailable):
+    """The stored log is not the one that was signed: nothing is released, and nothing signed over it.
+
+    `reason` is for the operator; a caller gets the sentence of AuditUnavailable.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class ConfigurationError(HieError):
     """A setting stops start-up; the message is one line that says what to change."""
 

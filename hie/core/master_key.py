@@ -7,7 +7,6 @@ with another key, gateway ids that were given out before no longer read.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hie.core.errors import ConfigurationError
+from hie.core.files import create_once
 
 FILE = "master.key"
 
@@ -30,7 +30,7 @@ class MasterKey:
         """Read the key in `home`, or make it; two processes at once end with the same one."""
         path = home / FILE
         if not path.exists():
-            _create_once(path, secrets.token_hex(32).encode())
+            create_once(path, secrets.token_hex(32).encode())
         try:
             secret = bytes.fromhex(path.read_text().strip())
         except (OSError, ValueError) as error:
@@ -42,19 +42,3 @@ class MasterKey:
     def derive(self, use: str) -> bytes:
         """The 32-byte key of one use."""
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=use.encode()).derive(self._secret)
-
-
-def _create_once(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all; where another process was first, its file stays."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

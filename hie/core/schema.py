@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from hie.core.database import Database
 from hie.core.errors import ConfigurationError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_VERSION = sa.table("alembic_version", sa.column("version_num", sa.String))
 
 
-def upgrade(database: Database) -> None:
-    """Bring the schema to the newest version, in one transaction."""
+Also = Callable[[sa.Connection, str | None], None]
+"""Called with the open transaction after an upgrade, and the version before it (None where there was nothing)."""
+
+
+def upgrade(database: Database, *, to: str = "head", also: Also = lambda _connection, _before: None) -> None:
+    """Bring the schema to the newest version, and the data with it, in one transaction."""
+    # Imported here: a server asks for the version only, and Alembic would lengthen its start.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
     with database.write() as connection:
-        command.upgrade(_config(connection), "head")
+        config.attributes["connection"] = connection
+        before = _revision(connection)
+        command.upgrade(config, to)
+        also(connection, before)
 
 
 def current_revision(database: Database) -> str | None:
     """The version the database is at; None for an empty one."""
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(connection)
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(_VERSION.name):
+        return None
+    revision: str | None = connection.scalar(sa.select(_VERSION.c.version_num))
+    return revision
 
 
 def newest_revision() -> str:
-    """The version this release needs."""
-    revision = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
-    if revision is None:
-        raise ConfigurationError("This installation has no migrations; install hie again.")
-    return revision
+    """The version this release needs: revisions are numbered files in one line."""
+    return max(path.stem for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def is_current(database: Database) -> bool:
@@ -49,10 +64,3 @@ def require_current(database: Database) -> None:
         raise ConfigurationError("The database of HIE_DATABASE_URL cannot be reached.") from None
     if not current:
         raise ConfigurationError("The database schema is not current: run `hie db upgrade`.")
-
-
-def _config(connection: sa.Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
-    return config

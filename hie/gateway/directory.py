@@ -81,6 +81,8 @@ class Member:
     purposes: frozenset[str]
     part2: bool
     """Holds records under 42 CFR Part 2."""
+    address: str | None = None
+    """Postal address on one line, for accountings of disclosures."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,10 @@ class Directory:
 
     def user(self, email: str) -> User | None:
         return self._snapshot().users.get(email.strip().lower())
+
+    def users(self) -> list[User]:
+        """Everybody who may sign in, by e-mail."""
+        return list(self._snapshot().users.values())
 
     def authenticate(self, email: str, password: str) -> User | None:
         """The user whose password it is. An unknown email takes as long as a wrong password."""
@@ -446,6 +452,7 @@ def _member_statements(member: Member, change: Change) -> Iterator[sa.Executable
         "kind": member.kind,
         "purposes": " ".join(sorted(member.purposes)),
         "part2": member.part2,
+        "address": member.address,
     }
     yield _upsert(members, change, row)
     if member.endpoint and (change.action == "added" or "endpoint" in change.fields):
@@ -507,6 +514,7 @@ def _member(row: sa.Row[Any], endpoint: Endpoint | None) -> Member:
         kind=row.kind,
         purposes=frozenset(row.purposes.split()),
         part2=bool(row.part2),
+        address=row.address,
     )
 
 

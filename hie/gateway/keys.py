@@ -6,8 +6,6 @@ half (`public_jwks`). The key id is the RFC 7638 thumbprint.
 
 from __future__ import annotations
 
-import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
 from hie.core.errors import ConfigurationError
+from hie.core.files import create_once
 
 FILE_NAME = "exchange-signing-key.json"
 ALGORITHM = "ES384"
@@ -43,26 +42,4 @@ def public_jwks(home: Path) -> dict[str, Any]:
 def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ECKey.generate_key("P-384", parameters={"use": "sig", "alg": ALGORITHM})
-    body = orjson.dumps({**key.as_dict(private=True), "kid": key.thumbprint()})
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # unlike rename, this never replaces a key that another process just made
-        except FileExistsError:
-            return
-        _sync_folder(path.parent)
-    finally:
-        draft.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    create_once(path, orjson.dumps({**key.as_dict(private=True), "kid": key.thumbprint()}))

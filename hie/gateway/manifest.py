@@ -149,6 +149,7 @@ class _Reader:
             "kind",
             "purposes",
             "part2",
+            "address",
             "clients",
         )
         entry = self._mapping(node, path, known)
@@ -165,6 +166,7 @@ class _Reader:
             kind=kind,
             purposes=self._purposes(entry, path),
             part2=self._flag(entry, path, "part2"),
+            address=self._text(entry, path, "address", limit=300, required=False),
         )
         role = Role.PAYER if kind == "payer" else Role.MEMBER
         clients = tuple(self._client(n, p, (id, role)) for n, p in self._items(entry, "clients", path))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
+from hie.audit.entry import Receipt
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
 from hie.audit.log import AuditLog
 from hie.consent.labels import contained_view, own_labels, views
@@ -125,6 +126,8 @@ class ChartAnswer:
     break_glass_open: bool
     issues: tuple[Resource, ...]
     """OperationOutcome issues: one per source that fell short, and the notice that records may be withheld."""
+    receipts: tuple[Receipt, ...]
+    """Of its entry in the disclosure log."""
 
     @property
     def complete(self) -> bool:
@@ -140,6 +143,14 @@ class ChartAnswer:
     def notices(self) -> tuple[str, ...]:
         """The sentences that go with the answer and are not about a failed source."""
         return tuple(i["diagnostics"] for i in self.issues if i["code"] == "suppressed")
+
+
+@dataclass(frozen=True)
+class ReadAnswer:
+    """One resource that was released, and the receipt of its entry in the disclosure log."""
+
+    resource: Resource
+    receipts: tuple[Receipt, ...]
 
 
 Keep = Callable[[Resource], bool]
@@ -225,7 +236,7 @@ class Release:
         released = page([entry for entry in entries if keep(entry.resource)])
         patient = person.resource if with_patient else None
         self._tell_custodians(attempt, released)
-        self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
         return ChartAnswer(
             person=person,
             entries=tuple(released),
@@ -233,9 +244,10 @@ class Release:
             restricted=restricts(policy),
             break_glass_open=self._break_glass_open(caller),
             issues=issues,
+            receipts=receipts,
         )
 
-    def read(self, caller: Caller, resource_type: str, gateway_id: str, *, query: str, request_id: str) -> Resource:
+    def read(self, caller: Caller, resource_type: str, gateway_id: str, *, query: str, request_id: str) -> ReadAnswer:
         """One resource by its gateway id.
 
         What is withheld and what never was are the same NotFound, after about the same time. Raises also SourcesFailed
@@ -264,8 +276,8 @@ class Release:
         if not entries:
             attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
         self._tell_custodians(attempt, entries)
-        self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
-        return entries[0].resource
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
+        return ReadAnswer(entries[0].resource, receipts)
 
     def preview(
         self,
@@ -329,12 +341,17 @@ class Release:
         """Close the connections to members of this process."""
         self._transport.close()
 
-    def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
-        """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
+    def lookup(
+        self, caller: Caller, patient: Resource, limit: int, *, request_id: str, years: int = 0
+    ) -> list[Candidate]:
+        """People who may be the described patient, best first, for a clinician's search; audited per person shown.
+
+        The birth year may be off by `years`.
+        """
         attempt = _Attempt(self._audit, caller, "Patient lookup", request_id)
-        if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD):
+        if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD, Role.PRIVACY_OFFICER):
             attempt.refuse(Forbidden(f"The role {caller.role.value} may not search for patients."))
-        found = self._candidates(caller, patient, limit)
+        found = self._candidates(caller, patient, limit, years)
         self._audit.record(*(attempt.search(c.person.id) for c in found)) if found else self._audit.record(
             attempt.search(None)
         )
@@ -360,8 +377,10 @@ class Release:
             return None
         return person
 
-    def _candidates(self, caller: Caller, patient: Resource, limit: int) -> list[Candidate]:
-        return self._identity.candidates(patient, limit, shown=lambda person: self._governance.shown(caller, person))
+    def _candidates(self, caller: Caller, patient: Resource, limit: int, years: int) -> list[Candidate]:
+        return self._identity.candidates(
+            patient, limit, years=years, shown=lambda person: self._governance.shown(caller, person)
+        )
 
     def _governed(self, attempt: _Attempt, person: Person) -> tuple[PersonPolicy, Request]:
         request = self._governance.request(attempt.caller)

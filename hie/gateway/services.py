@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flask import current_app
 
+from hie.audit.accounting import Accounting
+from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
+from hie.audit.review import Review
+from hie.audit.statistics import LogStatistics
 from hie.consent.service import ConsentService
 from hie.core.clock import Clock
 from hie.core.config import Settings
@@ -18,6 +23,7 @@ from hie.gateway.notices import Notices
 from hie.gateway.portal import Portal
 from hie.gateway.release import Release
 from hie.mpi.identity import IdentityService
+from hie.mpi.stewardship import Stewardship
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,18 @@ class Services:
     directory: Directory
     authority: Authority
     identity: IdentityService
+    stewardship: Stewardship
     consents: ConsentService
     audit: AuditLog
     release: Release
     portal: Portal
     notices: Notices
+    accounting: Accounting
+    review: Review
+    statistics: LogStatistics
+    health: LogHealth
+    own_person: Callable[[str], str | None]
+    """E-mail of a patient's account -> her person id, where the account is bound to one."""
     secret: bytes = field(repr=False)
     """Signs console sessions and paging cursors; the same in all workers."""
 

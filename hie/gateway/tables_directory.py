@@ -24,6 +24,7 @@ members = sa.Table(
     sa.Column("kind", sa.String(20), nullable=False),
     sa.Column("purposes", sa.String(200), nullable=False),
     sa.Column("part2", sa.Boolean, nullable=False),
+    sa.Column("address", sa.String(300)),
 )
 
 endpoints = sa.Table(

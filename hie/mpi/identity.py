@@ -9,15 +9,14 @@ idempotent, and one that is older than what is held changes nothing (L7). Every 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from itertools import combinations
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
 
-from hie.core.clock import Clock, instant, parse_instant
+from hie.core.clock import Clock, parse_instant
 from hie.core.database import Database
 from hie.core.errors import (
     BadRequest,
@@ -25,16 +24,17 @@ from hie.core.errors import (
     Forbidden,
     NotFound,
     PreconditionFailed,
-    ServiceUnavailable,
     Unprocessable,
 )
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
-from hie.mpi import registry
-from hie.mpi.comparison import compare, hard_conflict
+from hie.mpi import decisions, lookup, registry
+from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits, traits_of
 from hie.mpi.golden import golden
 from hie.mpi.index import MatchDecision, MatchIndex, Verdict
+from hie.mpi.lookup import Wanted
+from hie.mpi.moving import Change, Overtaken, PeopleWriter
 from hie.mpi.patient_search import (
     Criterion,
     PatientPage,
@@ -48,13 +48,18 @@ from hie.mpi.patient_search import (
 from hie.mpi.people import (
     MAX_IDENTIFIER,
     Also,
+    By,
     Candidate,
+    EventKind,
     FeedResult,
+    Grade,
     Identifier,
+    Match,
     Person,
     SourceRecord,
+    TaskKind,
 )
-from hie.mpi.registry import Held, PersonRow
+from hie.mpi.registry import Held
 from hie.mpi.tables import people as people_table
 from hie.mpi.text import normalised
 
@@ -70,8 +75,6 @@ __all__ = [
     "SourceRecord",
 ]
 
-T = TypeVar("T")
-
 Shown = Callable[[Person], Person | None]
 """A person as far as somebody may know; None where that is nothing."""
 
@@ -79,23 +82,20 @@ MAX_REVIEW_CANDIDATES = 3
 """Most people a steward is asked to compare one record with."""
 MAX_DOUBTFUL = 1000
 """Most people of one search whose records have to be looked at one by one."""
-_ATTEMPTS = 10
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_NAMED = 8
+"""Most identifiers of one `$match` that are looked up."""
+_JOINS = "one record fits both, and their records fit each other"
+_PROBABLE, _IMPOSSIBLE = 0.9, 0.01
 _CLOCK_SKEW = timedelta(hours=1)
-_RETRIED_SQLSTATES = frozenset({"40P01", "40001"})  # deadlock, serialisation failure
 
 
-class _Overtaken(Exception):
-    """Another transaction moved a person between the decision and its lock: start again."""
-
-
-class IdentityService:
+class IdentityService(PeopleWriter):
     """People and their source records."""
 
     def __init__(self, database: Database, index: MatchIndex, clock: Clock) -> None:
-        self._database = database
-        self._index = index
-        self._clock = clock
+        super().__init__(database, index, clock)
+        self._names = lookup.NameBook()
 
     # -- feed
 
@@ -115,7 +115,8 @@ class IdentityService:
         cannot be kept, Conflict for new content under an id that the member merged away, PreconditionFailed.
         """
         _check_identifier(identifier)
-        feed = _Message(member_id, identifier, patient, traits_of(patient), registry.content_hash(patient))
+        digest = registry.content_hash(patient)
+        feed = _Message(member_id, identifier, patient, traits_of(patient), digest, expected_version is not None)
 
         def work(connection: sa.Connection) -> FeedResult:
             registry.lock_identifiers(connection, [identifier])
@@ -146,23 +147,30 @@ class IdentityService:
             if moment is not None and moment != held.source_updated:
                 registry.set_source_updated(connection, held.record.id, moment)
             return FeedResult(held.record, created=False, changed=False, decision=None)
+        if self._is_replay(connection, feed, held):
+            return FeedResult(held.record, created=False, changed=False, decision=None, stale=True)
         return self._revise(connection, feed, held)
 
     def _create(self, connection: sa.Connection, feed: _Message) -> FeedResult:
         self._index.lock(connection, feed.traits)
-        decision = self._index.decide(connection, feed.traits)
+        decision = self._decide(connection, feed.traits)
         now = self._clock()
-        person_id = self._person_for(connection, decision, now)
         record = SourceRecord(
             id=new_id(),
             member_id=feed.member_id,
             identifier=feed.identifier,
-            person_id=person_id,
+            person_id="",
             version=1,
             active=True,
             resource=feed.patient,
             updated=now,
         )
+        if decision.person_id is None:
+            person_id = registry.add_person(connection, now, golden([record]))
+        else:
+            self._hold(connection, (), decision)
+            person_id = self._landed(connection, decision, feed, now)
+        record = replace(record, person_id=person_id)
         registry.add_record(connection, record, self._source_updated(feed, None))
         registry.add_version(connection, record, "feed", feed.digest)
         self._place(connection, feed, record, decision, None, _questions(decision, person_id))
@@ -172,22 +180,29 @@ class IdentityService:
         """A deleted record comes back: its id may have been given to somebody else, so it is matched anew."""
         old = held.record
         self._index.lock(connection, feed.traits)
-        decision = self._index.decide(connection, feed.traits, exclude=[old.id])
+        apart = self._apart(connection, old.id, feed.traits)
+        decision = self._decide(connection, feed.traits, [old.id], apart)
         now = self._clock()
-        self._lock(connection, {old.person_id}, _linked(decision))
+        self._hold(connection, {old.person_id}, decision)
+        self._expect_unmoved(connection, old)
+        self._expect_apart(connection, old.id, feed.traits, apart)
         emptied = not registry.active_records(connection, [old.person_id])[old.person_id]
         resumes = emptied and _plainly_same(old.resource, feed.patient)
         if resumes and decision.person_id is None:
             person_id = old.person_id
+        elif decision.person_id is None:
+            person_id = registry.add_person(connection, now)
         else:
-            person_id = self._person_for(connection, decision, now)
-        if resumes and person_id != old.person_id:
-            self._empty_into(connection, old.person_id, person_id, old.id, feed.actor, now)
+            person_id = self._landed(connection, decision, feed, now)
         revived = replace(old, active=True, resource=feed.patient, person_id=person_id)
         record = registry.next_version(
             connection, revived, "feed", now, feed.digest, source_updated=self._source_updated(feed, held)
         )
-        self._place(connection, feed, record, decision, old.person_id, _questions(decision, person_id))
+        event_id = None
+        if resumes and person_id != old.person_id:
+            event_id = self._empty_into(connection, old.person_id, record, feed.by, now)
+        questions = _questions(decision, person_id)
+        self._place(connection, feed, record, decision, old.person_id, questions, event_id)
         return FeedResult(record, created=True, changed=True, decision=decision)
 
     def _revise(self, connection: sa.Connection, feed: _Message, held: Held) -> FeedResult:
@@ -202,24 +217,28 @@ class IdentityService:
             self._refresh(connection, record.person_id, now)
             return FeedResult(record, created=False, changed=True, decision=None)
         self._index.lock(connection, feed.traits)
-        decision = self._index.decide(connection, feed.traits, exclude=[old.id])
-        self._lock(connection, {old.person_id}, _linked(decision))
+        apart = self._apart(connection, old.id, feed.traits)
+        decision = self._decide(connection, feed.traits, [old.id], apart)
+        self._hold(connection, {old.person_id}, decision)
         self._expect_unmoved(connection, old)
+        self._expect_apart(connection, old.id, feed.traits, apart)
         before = traits_of(old.resource)
         shared = registry.active_records(connection, [old.person_id])[old.person_id]
         others = [traits_of(record.resource) for record in shared if record.id != old.id]
         person_id = old.person_id
-        if not others and decision.person_id is not None and not self._contradicted(feed.traits, [before]):
-            person_id = decision.person_id
         now = self._clock()
+        if not others and decision.person_id is not None and not self._contradicted(feed.traits, [before]):
+            person_id = self._landed(connection, decision, feed, now)
         changed = replace(old, resource=feed.patient, person_id=person_id)
         record = registry.next_version(connection, changed, "feed", now, feed.digest, source_updated=source_updated)
+        event_id = None
         if person_id != old.person_id:
-            self._empty_into(connection, old.person_id, person_id, record.id, feed.actor, now)
+            event_id = self._empty_into(connection, old.person_id, record, feed.by, now)
         questions = _questions(decision, person_id)
         if others and self._contradicted(feed.traits, others) and not self._contradicted(before, others):
-            questions.append(_Question(person_id, "contradiction", None))
-        self._place(connection, feed, record, decision, old.person_id, questions)
+            closest = max(self._index.model.score(compare(feed.traits, other)).probability for other in others)
+            questions.append(_Question(person_id, TaskKind.CONTRADICTION, closest))
+        self._place(connection, feed, record, decision, old.person_id, questions, event_id)
         return FeedResult(record, created=False, changed=True, decision=decision)
 
     def _place(
@@ -230,16 +249,26 @@ class IdentityService:
         decision: MatchDecision,
         person_before: str | None,
         questions: Sequence[_Question],
+        event_id: str | None = None,
     ) -> None:
         """Write down where the record went and why, and make it findable there."""
         now = record.updated
-        self._index.store(connection, record.id, record.person_id, feed.traits)
-        decision_id = registry.add_decision(
-            connection, record, "feed", feed.actor, now, person_before=person_before, decision=decision
+        self._index.store(connection, record.id, record.person_id, feed.traits, is_new=person_before is None)
+        self._names.learn(connection, feed.traits)
+        decision_id = decisions.add_decision(
+            connection,
+            record,
+            "feed",
+            feed.by.actor,
+            now,
+            person_before=person_before,
+            decision=decision,
+            event_id=event_id,
         )
-        registry.supersede_tasks(connection, record.id, now)
+        if person_before is not None:
+            decisions.supersede_tasks(connection, record.id, now)
         for question in questions:
-            registry.add_task(
+            decisions.add_task(
                 connection,
                 record.id,
                 question.person_id,
@@ -248,7 +277,8 @@ class IdentityService:
                 question.probability,
                 now,
             )
-        self._refresh(connection, record.person_id, now)
+        if person_before is not None or decision.person_id is not None:
+            self._refresh(connection, record.person_id, now)
 
     def _contradicted(self, traits: Traits, others: Sequence[Traits]) -> bool:
         """Whether traits are rather another person's than that of the `others`, or in hard conflict with one."""
@@ -259,16 +289,52 @@ class IdentityService:
         """Bits for (or against) one person, leaving aside how rare a match is at all: no traits are no evidence."""
         return sum(bits for *_, bits in self._index.model.score(compare(a, b)).contributions)
 
-    def _person_for(self, connection: sa.Connection, decision: MatchDecision, now: datetime) -> str:
-        """The locked person that the matcher links to, or a new one."""
-        if decision.person_id is None:
-            return registry.add_person(connection, now)
-        self._lock(connection, set(), {decision.person_id})
-        return decision.person_id
+    def _decide(
+        self,
+        connection: sa.Connection,
+        traits: Traits,
+        exclude: Collection[str] = (),
+        apart: Mapping[str, str] | None = None,
+    ) -> MatchDecision:
+        """The matcher's decision; it joins nobody whom a steward keeps apart."""
+        decision = self._index.decide(connection, traits, exclude=exclude, apart=apart)
+        if not decision.joins or decision.person_id is None:
+            return decision
+        people = [decision.person_id, *decision.joins]
+        records = registry.active_records(connection, people)
+        groups = [[record.id for record in records[person_id]] for person_id in people]
+        if any(decisions.separations_between(connection, a, b) for a, b in combinations(groups, 2)):
+            return replace(decision, verdict=Verdict.REVIEW, person_id=None, joins=())
+        return decision
+
+    def _landed(self, connection: sa.Connection, decision: MatchDecision, feed: _Message, now: datetime) -> str:
+        """The person that a record links to, once the people whom it shows to be one are one. All are locked."""
+        assert decision.person_id is not None  # noqa: S101  (the caller asked)
+        if not decision.joins:
+            return decision.person_id
+        people = [decision.person_id, *decision.joins]
+        rows = registry.people_by_id(connection, people)
+        survivor, *emptied = sorted(people, key=lambda i: (rows[i].created, i))
+        change = Change(connection, self._index, EventKind.JOIN, replace(feed.by, reason=_JOINS), now)
+        records = registry.active_records(connection, emptied)
+        for person_id in emptied:
+            change.move(records[person_id], survivor)
+            change.empty_into(person_id, survivor)
+            self._refresh(connection, person_id, now)
+        change.finish()
+        return survivor
 
     def _is_stale(self, message: _Message | _Merge, held: Held) -> bool:
         sent = message.last_updated
         return sent is not None and held.source_updated is not None and sent < held.source_updated
+
+    def _is_replay(self, connection: sa.Connection, feed: _Message, held: Held) -> bool:
+        """Content of an earlier version, and nothing that says it is meant: no stamp of its own, no version named.
+
+        A queue that is sent again must not roll back (law L7); who really means it stamps it or sends If-Match.
+        """
+        meant = feed.on_version or feed.last_updated is not None
+        return not meant and registry.has_seen(connection, held.record.id, feed.digest)
 
     def _source_updated(self, message: _Message | _Merge, held: Held | None) -> datetime | None:
         """The newest time the member stamped; a clock far ahead must not shut out all later messages."""
@@ -369,12 +435,12 @@ class IdentityService:
             replaced_by=target.id,
             source_updated=self._source_updated(message, held),
         )
-        registry.move_aliases(connection, record.id, end.person_id)
+        registry.move_records(connection, list(registry.with_aliases(connection, [record.id])), end.person_id)
         self._index.remove(connection, record.id)
-        registry.supersede_tasks(connection, record.id, now)
+        decisions.supersede_tasks(connection, record.id, now)
         decision_id = self._note_merge(connection, record, target, old.person_id)
         if old.person_id != end.person_id:
-            self._leave(connection, old.person_id, end, record.id, decision_id, now)
+            self._leave(connection, old.person_id, end, record, decision_id, now)
         self._refresh(connection, end.person_id, now)
         return FeedResult(record, created=False, changed=True, decision=None)
 
@@ -383,21 +449,22 @@ class IdentityService:
         connection: sa.Connection,
         left: str,
         end: SourceRecord,
-        because: str,
+        subsumed: SourceRecord,
         decision_id: str,
         now: datetime,
     ) -> None:
         """A merge took a record from a person: nobody is left there, or a steward looks whether they are one."""
         if registry.active_records(connection, [left])[left]:
-            registry.add_task(connection, end.id, left, decision_id, "merge", None, now)
+            decisions.add_task(connection, end.id, left, decision_id, TaskKind.MERGE, None, now)
             self._refresh(connection, left, now)
         else:
-            self._empty_into(connection, left, end.person_id, because, _actor(end.member_id), now)
+            by = By(_actor(end.member_id), "the member merged two ids")
+            self._empty_into(connection, left, subsumed, by, now, EventKind.SUBSUME)
 
     def _note_merge(
         self, connection: sa.Connection, record: SourceRecord, target: SourceRecord, person_before: str | None
     ) -> str:
-        return registry.add_decision(
+        return decisions.add_decision(
             connection,
             record,
             "merge",
@@ -434,8 +501,8 @@ class IdentityService:
         deleted = replace(old, active=False)
         record = registry.next_version(connection, deleted, "delete", now, replaced_by=None)
         self._index.remove(connection, record.id)
-        registry.supersede_tasks(connection, record.id, now)
-        registry.add_decision(connection, record, "delete", _actor(old.member_id), now, person_before=old.person_id)
+        decisions.supersede_tasks(connection, record.id, now)
+        decisions.add_decision(connection, record, "delete", _actor(old.member_id), now, person_before=old.person_id)
         self._refresh(connection, old.person_id, now)
 
     # -- reading
@@ -492,31 +559,70 @@ class IdentityService:
         with self._database.read() as connection:
             return registry.knows_system(connection, system[:MAX_IDENTIFIER])
 
-    def candidates(self, patient: Resource, limit: int, *, shown: Shown | None = None) -> list[Candidate]:
-        """People who may be the described patient, best first. Does not write.
+    def candidates(
+        self, patient: Resource, limit: int, *, years: int = 0, shown: Shown | None = None
+    ) -> list[Candidate]:
+        """People who may be meant by what little is known, likeliest first, for people who search. Does not write.
 
-        With `shown`, records that it leaves out do not count: nobody is found or weighed by them.
+        Names may be misspelt or only begun; the birth year may be off by `years`. With `shown`, records that it leaves
+        out do not count: nobody is found or weighed by them.
         """
-        traits = traits_of(patient)
+        wanted = Wanted(traits_of(patient), years)
         hidden: set[str] = set()
         with self._database.read() as connection:
             while True:
-                scored = self._index.candidates(connection, traits, limit, exclude=hidden)
+                scored = lookup.find(connection, self._index, wanted, limit, exclude=hidden)
                 rows = registry.people_by_id(connection, {s.person_id for s in scored})
-                people = self._people(connection, list(rows.values()))
-                if shown is None:
+                people, left_out = _seen(self._people(connection, list(rows.values())), shown)
+                if left_out <= hidden:
                     break
-                found = {person.id: shown(person) for person in people.values()}
-                more = {i for person in people.values() for i in _left_out(person, found[person.id])} - hidden
-                people = {i: person for i, person in found.items() if person is not None}
-                if not more:
-                    break
-                hidden |= more
+                hidden |= left_out
         return [
             Candidate(people[s.person_id], s.probability, s.weight, s.agreements)
             for s in scored
             if s.person_id in people
         ]
+
+    def match(self, patient: Resource, *, shown: Shown | None = None) -> list[Match]:
+        """People who may be the described patient, likeliest first, as a feed would judge it. Saves nothing.
+
+        An identifier that a member assigned counts as certain where the demographics do not speak against it. With
+        `shown`, records that it leaves out do not count.
+        """
+        traits = traits_of(patient)
+        hidden: set[str] = set()
+        with self._database.read() as connection:
+            while True:
+                decision = self._index.decide(connection, traits, exclude=hidden)
+                named = self._named(connection, patient, traits, hidden)
+                found = {c.person_id: c for c in decision.candidates}
+                rows = registry.people_by_id(connection, found.keys() | named.keys())
+                people, left_out = _seen(self._people(connection, list(rows.values())), shown)
+                if left_out <= hidden:
+                    break
+                hidden |= left_out
+        scores = named | {i: max(c.probability, named.get(i, 0.0)) for i, c in found.items()}
+        sure = [i for i, probability in named.items() if probability >= self._index.model.thresholds.link]
+        certain = sure[0] if len(sure) == 1 and decision.person_id in (None, sure[0]) else decision.person_id
+        ranked = sorted((i for i in scores if i in people), key=lambda i: (i != certain, -scores[i], i))
+        return [Match(people[i], scores[i], _grade(scores[i], i == certain and len(sure) < 2)) for i in ranked]
+
+    def _named(
+        self, connection: sa.Connection, patient: Resource, traits: Traits, hidden: Collection[str]
+    ) -> dict[str, float]:
+        """Person id -> probability, of whose identifiers the patient names; `hidden` are record ids left out."""
+        found: dict[str, float] = {}
+        for identifier in _identifiers_of(patient):
+            held = registry.find(connection, identifier)
+            end = registry.survivor_of(connection, held) if held else None
+            if end is None or held is None or {held.record.id, end.record.id} & set(hidden):
+                continue
+            known = traits_of(end.record.resource)
+            agrees = hard_conflict(traits, known) is None and self._evidence(traits, known) >= 0
+            probability = self._index.model.thresholds.link if agrees else 0.0
+            score = self._index.model.score(compare(traits, known)).probability
+            found[end.record.person_id] = max(probability, score)
+        return found
 
     def search(self, query: PatientQuery, *, shown: Shown | None = None, doubtful: Collection[str] = ()) -> PatientPage:
         """ITI-78: people that meet every criterion, in order of id.
@@ -598,73 +704,52 @@ class IdentityService:
             cursor=cursor,
         )
 
-    def _people(self, connection: sa.Connection, rows: Sequence[PersonRow]) -> dict[str, Person]:
-        """The active people of `rows`, in their order, with records."""
-        ids = [row.id for row in rows if row.active]
-        records = registry.active_records(connection, ids) if ids else {}
-        return {row.id: Person(row.id, tuple(records[row.id]), _with_meta(row)) for row in rows if records.get(row.id)}
+    # -- moving
 
-    # -- transactions
+    def _apart(self, connection: sa.Connection, record_id: str, traits: Traits) -> dict[str, str]:
+        """Records that a steward keeps apart from this one, with their digests, while its traits are such."""
+        kept = decisions.separations_of(connection, [record_id])
+        if not kept:
+            return {}
+        own = identity_digest(traits)
+        return dict(s.other(record_id) for s in kept if s.digests[record_id] == own)
 
-    def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        for _ in range(_ATTEMPTS):
-            try:
-                with self._database.write() as connection:
-                    return work(connection)
-            except _Overtaken:
-                continue
-            except OperationalError as error:
-                if getattr(error.orig, "sqlstate", None) not in _RETRIED_SQLSTATES:
-                    raise
-        raise ServiceUnavailable("Other feeds of the same people are in the way; try again shortly.")
-
-    def _lock(
-        self, connection: sa.Connection, own: frozenset[str] | set[str], linked: frozenset[str] | set[str] = frozenset()
+    def _expect_apart(
+        self, connection: sa.Connection, record_id: str, traits: Traits, apart: Mapping[str, str]
     ) -> None:
-        """Hold the people; each must still be one, and a `linked` one must still have the records that matched."""
-        rows = registry.lock_people(connection, own | linked)
-        gone = len(rows) < len(own | linked) or any(row.merged_into is not None for row in rows.values())
-        if gone or not all(rows[person_id].active for person_id in linked):
-            raise _Overtaken
+        if not self._database.is_sqlite and self._apart(connection, record_id, traits) != apart:
+            raise Overtaken
 
-    def _expect_unmoved(self, connection: sa.Connection, *records: SourceRecord) -> None:
-        """After the people are locked: the records are where they were when this transaction first looked."""
-        for record in records:
-            held = registry.find_by_id(connection, record.id)
-            if held is None or held.record.person_id != record.person_id:
-                raise _Overtaken
+    def _hold(self, connection: sa.Connection, own: Collection[str], decision: MatchDecision) -> None:
+        """Lock the people; the one to link to must still have the record that matched. SQLite has one writer anyway."""
+        self._lock(connection, own, _linked(decision))
+        if decision.person_id is not None and not self._database.is_sqlite:
+            self._expect_matched(connection, decision)
+
+    def _expect_matched(self, connection: sa.Connection, decision: MatchDecision) -> None:
+        """The record that linked is still the person's: a steward may have split it off meanwhile."""
+        held = registry.find_by_id(connection, decision.best.record_id) if decision.best else None
+        if held is None or held.record.person_id != decision.person_id:
+            raise Overtaken
 
     def _empty_into(
         self,
         connection: sa.Connection,
         emptied: str,
-        survivor: str,
-        because: str,
-        actor: str,
+        record: SourceRecord,
+        by: By,
         now: datetime,
-    ) -> None:
-        """Redirect an emptied person; what else was there goes along. Both are locked."""
-        moved = registry.redirect_person(connection, emptied, survivor, now)
-        self._index.move(connection, [r.id for r in moved if r.active], survivor)
-        for record in moved:
-            if record.id != because:
-                registry.add_decision(
-                    connection,
-                    replace(record, person_id=survivor),
-                    "move",
-                    actor,
-                    now,
-                    person_before=emptied,
-                    reasons={"with": because},
-                )
+        kind: EventKind = EventKind.FEED,
+    ) -> str:
+        """Redirect a person that `record` was the last active one of to the record's; both are locked.
 
-    def _refresh(self, connection: sa.Connection, person_id: str, now: datetime) -> None:
-        """Make the golden record anew; an equal one changes nothing."""
-        row = registry.people_by_id(connection, [person_id])[person_id]
-        records = registry.active_records(connection, [person_id])[person_id]
-        patient = golden(records) if records else None
-        if row.active != bool(records) or (patient is not None and patient != row.resource):
-            registry.write_golden(connection, person_id, patient, now)
+        Returns the id of the event.
+        """
+        change = Change(connection, self._index, kind, by, now)
+        change.note_move(record, emptied)
+        change.empty_into(emptied, record.person_id)
+        self._refresh(connection, emptied, now)
+        return change.finish().id
 
 
 def _seer(query: PatientQuery, shown: Shown | None, doubtful: Collection[str]) -> Shown:
@@ -677,6 +762,15 @@ def _seer(query: PatientQuery, shown: Shown | None, doubtful: Collection[str]) -
         return seen if seen is person or (seen is not None and matches(query, seen.resource)) else None
 
     return see
+
+
+def _seen(people: Mapping[str, Person], shown: Shown | None) -> tuple[dict[str, Person], set[str]]:
+    """People as far as somebody may know them, and the ids of the records left out of what is known."""
+    if shown is None:
+        return dict(people), set()
+    seen = {person_id: shown(person) for person_id, person in people.items()}
+    left_out = {i for person_id, person in people.items() for i in _left_out(person, seen[person_id])}
+    return {person_id: person for person_id, person in seen.items() if person is not None}, left_out
 
 
 def _left_out(person: Person, seen: Person | None) -> set[str]:
@@ -693,10 +787,12 @@ class _Message:
     patient: Resource
     traits: Traits
     digest: str
+    on_version: bool
+    """The member named the version that this replaces."""
 
     @property
-    def actor(self) -> str:
-        return _actor(self.member_id)
+    def by(self) -> By:
+        return By(_actor(self.member_id), "the member's data changed")
 
     @property
     def last_updated(self) -> datetime | None:
@@ -736,7 +832,7 @@ class _Question:
     """What a steward is to look at: is the record the candidate person?"""
 
     person_id: str
-    kind: str
+    kind: TaskKind
     probability: float | None
 
 
@@ -763,14 +859,27 @@ def _expect_version(held: Held | None, expected: int | None) -> None:
 
 
 def _linked(decision: MatchDecision) -> set[str]:
-    return {decision.person_id} if decision.person_id is not None else set()
+    return {decision.person_id, *decision.joins} if decision.person_id is not None else set()
 
 
 def _questions(decision: MatchDecision, person_id: str) -> list[_Question]:
     """The people a steward should compare the record with, given where it now is."""
     doubted = decision.candidates if decision.verdict is Verdict.REVIEW else decision.candidates[:1]
     others = [c for c in doubted if c.person_id != person_id][:MAX_REVIEW_CANDIDATES]
-    return [_Question(c.person_id, "same-person", c.probability) for c in others]
+    return [_Question(c.person_id, TaskKind.SAME_PERSON, c.probability) for c in others]
+
+
+def _grade(probability: float, certain: bool) -> Grade:
+    if certain:
+        return Grade.CERTAIN
+    steps = ((_PROBABLE, Grade.PROBABLE), (_IMPOSSIBLE, Grade.POSSIBLE))
+    return next((grade for least, grade in steps if probability >= least), Grade.CERTAINLY_NOT)
+
+
+def _identifiers_of(patient: Resource) -> list[Identifier]:
+    named = [i for i in patient.get("identifier") or [] if isinstance(i, dict) and i.get("system") and i.get("value")]
+    pairs = [Identifier(str(i["system"])[:MAX_IDENTIFIER], str(i["value"])[:MAX_IDENTIFIER]) for i in named]
+    return [i for i in dict.fromkeys(pairs) if _storable(i.system, i.value)][:MAX_NAMED]
 
 
 def _plainly_same(old: Resource, new: Resource) -> bool:
@@ -812,8 +921,3 @@ def _asked_ids(criteria: Sequence[Criterion]) -> set[str] | None:
 def _wants(criteria: Sequence[Criterion], active: str) -> bool:
     """Whether people whose `active` is this may be shown."""
     return all(active in {split_token(v)[1] for v in c.values} for c in criteria if c.name == "active")
-
-
-def _with_meta(row: PersonRow) -> Resource:
-    meta = {"versionId": str(row.version), "lastUpdated": instant(row.updated)}
-    return {"resourceType": "Patient", "id": row.id, "meta": meta, **row.resource}

@@ -1,4 +1,4 @@
-"""Rows of people, source records, versions, decisions, review tasks and tokens: SQL, and no rules.
+"""Rows of people, source records, versions and tokens: SQL, and no rules (`decisions` has the rest).
 
 Every function works inside the transaction that `identity.IdentityService` opened. Order of locks, which keeps feeds
 from deadlocking: identifiers, then the matcher's keys, then people; each group sorted.
@@ -17,7 +17,6 @@ import sqlalchemy as sa
 
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
-from hie.mpi.index import MatchDecision, Scored
 from hie.mpi.patient_search import tokens_of
 from hie.mpi.people import Identifier, SourceRecord
 from hie.mpi.tables import (
@@ -54,6 +53,7 @@ class PersonRow:
     active: bool
     resource: Resource
     merged_into: str | None
+    created: datetime
 
 
 # -- locks
@@ -74,8 +74,12 @@ def _lock_key(identifier: Identifier) -> int:
 
 def lock_people(connection: sa.Connection, ids: Collection[str]) -> dict[str, PersonRow]:
     """The rows as they are now, held until the transaction ends."""
-    query = sa.select(people).where(people.c.id.in_(ids)).order_by(people.c.id).with_for_update(key_share=True)
-    return {row.id: row for row in map(_person_row, connection.execute(query))}
+    return {row.id: row for row in map(_person_row, connection.execute(_LOCK_PEOPLE, {"ids": list(ids)}))}
+
+
+# Statements of every feed are built once: building one costs more than running it.
+_THESE_PEOPLE = sa.select(people).where(people.c.id.in_(sa.bindparam("ids", expanding=True)))
+_LOCK_PEOPLE = _THESE_PEOPLE.order_by(people.c.id).with_for_update(key_share=True)
 
 
 # -- people
@@ -96,7 +100,7 @@ def person(connection: sa.Connection, person_id: str) -> PersonRow | None:
 
 def people_by_id(connection: sa.Connection, ids: Collection[str]) -> dict[str, PersonRow]:
     """The rows with these very ids, merged ones included."""
-    return {r.id: r for r in map(_person_row, connection.execute(sa.select(people).where(people.c.id.in_(ids))))}
+    return {row.id: row for row in map(_person_row, connection.execute(_THESE_PEOPLE, {"ids": list(ids)}))}
 
 
 def merged_ids(connection: sa.Connection, person_id: str) -> list[str]:
@@ -106,45 +110,64 @@ def merged_ids(connection: sa.Connection, person_id: str) -> list[str]:
 
 
 def _person_row(row: Any) -> PersonRow:
-    return PersonRow(row.id, row.version, row.updated, row.active, row.resource, row.merged_into)
+    return PersonRow(row.id, row.version, row.updated, row.active, row.resource, row.merged_into, row.created)
 
 
-def add_person(connection: sa.Connection, now: datetime) -> str:
-    """A person without records yet; its first `write_golden` makes it version 1."""
+def add_person(connection: sa.Connection, now: datetime, patient: Resource | None = None) -> str:
+    """A person with her golden Patient; without one she has no records yet."""
     person_id = new_id()
-    empty = {"resourceType": "Patient"}
-    row = {"id": person_id, "created": now, "updated": now, "version": 0, "active": False, "resource": empty}
-    connection.execute(sa.insert(people), row)
+    row = {
+        "id": person_id,
+        "created": now,
+        "updated": now,
+        "version": int(patient is not None),
+        "active": patient is not None,
+        "resource": patient or {"resourceType": "Patient"},
+    }
+    connection.execute(_ADD_PERSON, row)
+    _add_tokens(connection, person_id, patient)
     return person_id
+
+
+_ADD_PERSON = sa.insert(people)
 
 
 def write_golden(connection: sa.Connection, person_id: str, patient: Resource | None, now: datetime) -> None:
     """Replace the person's golden Patient and tokens; None when no active record is left."""
-    values: dict[str, Any] = {"version": people.c.version + 1, "updated": now, "active": patient is not None}
-    if patient is not None:
-        values["resource"] = patient
-    connection.execute(sa.update(people).where(people.c.id == person_id).values(values))
-    connection.execute(sa.delete(person_tokens).where(person_tokens.c.person_id == person_id))
+    values: dict[str, Any] = {"of_person": person_id, "now": now, "is_active": patient is not None}
+    if patient is None:
+        connection.execute(_EMPTY, values)
+    else:
+        connection.execute(_WRITE_GOLDEN, {**values, "body": patient})
+    connection.execute(_FORGET_TOKENS, {"of_person": person_id})
+    _add_tokens(connection, person_id, patient)
+
+
+_EMPTY = (
+    sa.update(people)
+    .where(people.c.id == sa.bindparam("of_person"))
+    .values(
+        version=people.c.version + 1,
+        updated=sa.bindparam("now", type_=people.c.updated.type),
+        active=sa.bindparam("is_active", type_=sa.Boolean),
+    )
+)
+_WRITE_GOLDEN = _EMPTY.values(resource=sa.bindparam("body", type_=sa.JSON))
+_FORGET_TOKENS = sa.delete(person_tokens).where(person_tokens.c.person_id == sa.bindparam("of_person"))
+
+
+def _add_tokens(connection: sa.Connection, person_id: str, patient: Resource | None) -> None:
     tokens = [{"person_id": person_id, **token} for token in tokens_of(patient or {})]
     if tokens:
-        connection.execute(sa.insert(person_tokens), tokens)
+        connection.execute(_ADD_TOKENS, tokens)
 
 
-def redirect_person(connection: sa.Connection, emptied: str, survivor: str, now: datetime) -> list[SourceRecord]:
-    """Move all records of one person to another, and let the old id stand for it. Returns the records as they were."""
-    moved = [held.record for held in _held(connection, source_records.c.person_id == emptied)]
-    to_survivor = {"person_id": survivor}
-    connection.execute(sa.update(source_records).where(source_records.c.person_id == emptied).values(to_survivor))
-    connection.execute(sa.update(people).where(people.c.merged_into == emptied).values(merged_into=survivor))
-    write_golden(connection, emptied, None, now)
-    connection.execute(sa.update(people).where(people.c.id == emptied).values(merged_into=survivor))
-    connection.execute(
-        sa.update(review_tasks)
-        .where(review_tasks.c.candidate_id == emptied, review_tasks.c.status == "open")
-        .values(candidate_id=survivor)
-    )
-    _close_settled_tasks(connection, survivor, now)
-    return moved
+_ADD_TOKENS = sa.insert(person_tokens)
+
+
+def set_merged_into(connection: sa.Connection, ids: Collection[str], survivor: str | None) -> None:
+    """Let these ids stand for the survivor; with None, each for itself again."""
+    connection.execute(sa.update(people).where(people.c.id.in_(ids)).values(merged_into=survivor))
 
 
 # -- source records
@@ -152,12 +175,12 @@ def redirect_person(connection: sa.Connection, emptied: str, survivor: str, now:
 
 def find(connection: sa.Connection, identifier: Identifier) -> Held | None:
     """The record with this id at its member, whatever became of it."""
-    where = sa.and_(source_records.c.system == identifier.system, source_records.c.value == identifier.value)
-    return next(iter(_held(connection, where)), None)
+    named = {"of_system": identifier.system, "of_value": identifier.value}
+    return next(map(_held_row, connection.execute(_FIND, named)), None)
 
 
 def find_by_id(connection: sa.Connection, record_id: str) -> Held | None:
-    return next(iter(_held(connection, source_records.c.id == record_id)), None)
+    return next(map(_held_row, connection.execute(_FIND_BY_ID, {"of_record": record_id})), None)
 
 
 def survivor_of(connection: sa.Connection, held: Held) -> Held | None:
@@ -171,8 +194,7 @@ def survivor_of(connection: sa.Connection, held: Held) -> Held | None:
 def active_records(connection: sa.Connection, person_ids: Collection[str]) -> dict[str, list[SourceRecord]]:
     """The active records of each person, oldest id first."""
     found: dict[str, list[SourceRecord]] = {person_id: [] for person_id in person_ids}
-    where = sa.and_(source_records.c.person_id.in_(person_ids), source_records.c.active)
-    for held in _held(connection, where):
+    for held in map(_held_row, connection.execute(_ACTIVE_RECORDS, {"ids": list(person_ids)})):
         found[held.record.person_id].append(held.record)
     return found
 
@@ -185,10 +207,9 @@ def identifiers(connection: sa.Connection, person_id: str) -> tuple[Identifier, 
 
 
 def unsettled_with(connection: sa.Connection, person_id: str) -> tuple[str, ...]:
-    """The other halves of unlinks that no steward has settled: an `unlink` decision between two people, and an open
-    task on the record that was taken out."""
+    """The other halves of unlinks that are not settled: a record was taken out, and a task about it is open."""
     moves, tasks = link_decisions.c, review_tasks.c
-    parted = sa.and_(moves.event == "unlink", moves.person_before != moves.person_after)
+    parted = sa.and_(moves.event.in_(("split", "undo")), moves.person_before != moves.person_after)
     still_open = sa.exists().where(tasks.record_id == moves.record_id, tasks.status == "open")
     query = sa.select(moves.person_before, moves.person_after).where(
         parted, sa.or_(moves.person_before == person_id, moves.person_after == person_id), still_open
@@ -196,18 +217,33 @@ def unsettled_with(connection: sa.Connection, person_id: str) -> tuple[str, ...]
     return tuple(sorted({half for row in connection.execute(query) for half in row if half != person_id}))
 
 
-def _held(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Held]:
-    versions = source_record_versions
-    query = (
-        sa.select(source_records, versions.c.body, versions.c.content_hash, versions.c.received)
-        .join(
-            versions,
-            sa.and_(versions.c.record_id == source_records.c.id, versions.c.version == source_records.c.version),
-        )
-        .where(where)
-        .order_by(source_records.c.id)
+_HELD = (
+    sa.select(
+        source_records,
+        source_record_versions.c.body,
+        source_record_versions.c.content_hash,
+        source_record_versions.c.received,
     )
-    return [_held_row(row) for row in connection.execute(query)]
+    .join(
+        source_record_versions,
+        sa.and_(
+            source_record_versions.c.record_id == source_records.c.id,
+            source_record_versions.c.version == source_records.c.version,
+        ),
+    )
+    .order_by(source_records.c.id)
+)
+_FIND = _HELD.where(
+    source_records.c.system == sa.bindparam("of_system"), source_records.c.value == sa.bindparam("of_value")
+)
+_FIND_BY_ID = _HELD.where(source_records.c.id == sa.bindparam("of_record"))
+_ACTIVE_RECORDS = _HELD.where(
+    source_records.c.person_id.in_(sa.bindparam("ids", expanding=True)), source_records.c.active
+)
+
+
+def _held(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Held]:
+    return [_held_row(row) for row in connection.execute(_HELD.where(where))]
 
 
 def _held_row(row: Any) -> Held:
@@ -224,6 +260,27 @@ def _held_row(row: Any) -> Held:
     return Held(record, row.replaced_by, row.source_updated, row.content_hash)
 
 
+def records_at(connection: sa.Connection, record_ids: Collection[str], at: datetime) -> list[SourceRecord]:
+    """These records as they were at an instant, those that were active then; `person_id` is of now."""
+    versions = source_record_versions
+    newest = (
+        sa.select(versions.c.record_id, sa.func.max(versions.c.version).label("version"))
+        .where(versions.c.record_id.in_(record_ids), versions.c.received <= at)
+        .group_by(versions.c.record_id)
+        .subquery()
+    )
+    query = (
+        sa.select(source_records, versions.c.body, versions.c.content_hash, versions.c.received, versions.c.event)
+        .add_columns(versions.c.version.label("version_then"))
+        .join(newest, newest.c.record_id == source_records.c.id)
+        .join(versions, sa.and_(versions.c.record_id == source_records.c.id, versions.c.version == newest.c.version))
+        .where(versions.c.event == "feed")
+        .order_by(source_records.c.id)
+    )
+    rows = connection.execute(query)
+    return [replace(_held_row(row).record, version=row.version_then, active=True) for row in rows]
+
+
 def add_record(connection: sa.Connection, record: SourceRecord, source_updated: datetime | None) -> None:
     """A record's first row; its version follows by `add_version`."""
     row = {
@@ -236,7 +293,10 @@ def add_record(connection: sa.Connection, record: SourceRecord, source_updated: 
         "active": record.active,
         "source_updated": source_updated,
     }
-    connection.execute(sa.insert(source_records), row)
+    connection.execute(_ADD_RECORD, row)
+
+
+_ADD_RECORD = sa.insert(source_records)
 
 
 def add_version(connection: sa.Connection, record: SourceRecord, event: str, digest: str = "") -> None:
@@ -249,7 +309,10 @@ def add_version(connection: sa.Connection, record: SourceRecord, event: str, dig
         "content_hash": digest,
         "received": record.updated,
     }
-    connection.execute(sa.insert(source_record_versions), row)
+    connection.execute(_ADD_VERSION, row)
+
+
+_ADD_VERSION = sa.insert(source_record_versions)
 
 
 def next_version(
@@ -288,117 +351,36 @@ def bodies_of(connection: sa.Connection, record_id: str) -> list[Resource]:
     return list(connection.scalars(query))
 
 
-def move_aliases(connection: sa.Connection, record_id: str, person_id: str) -> None:
-    """Records that were replaced by this one follow it to its person."""
-    ids = [record_id]
-    while ids:
-        where = source_records.c.replaced_by.in_(ids)
-        ids = list(connection.scalars(sa.select(source_records.c.id).where(where)))
-        if ids:
-            connection.execute(
-                sa.update(source_records).where(source_records.c.id.in_(ids)).values(person_id=person_id)
-            )
+def with_aliases(connection: sa.Connection, record_ids: Collection[str]) -> dict[str, str]:
+    """Record id -> person id, of these records and of all that they replaced."""
+    columns = (source_records.c.id, source_records.c.person_id)
+    found: dict[str, str] = {}
+    where: sa.ColumnElement[bool] = source_records.c.id.in_(record_ids)
+    while rows := [r for r in connection.execute(sa.select(*columns).where(where)) if r.id not in found]:
+        found |= {row.id: row.person_id for row in rows}
+        where = source_records.c.replaced_by.in_([row.id for row in rows])
+    return found
+
+
+def move_records(connection: sa.Connection, record_ids: Collection[str], person_id: str) -> None:
+    """Give records to a person; what they replaced does not follow by itself."""
+    where = source_records.c.id.in_(record_ids)
+    connection.execute(sa.update(source_records).where(where).values(person_id=person_id))
+
+
+def records_of(connection: sa.Connection, person_id: str) -> list[Held]:
+    """Every record of a person, whatever became of it, oldest id first."""
+    return _held(connection, source_records.c.person_id == person_id)
+
+
+def records_by_id(connection: sa.Connection, record_ids: Collection[str]) -> dict[str, SourceRecord]:
+    return {held.record.id: held.record for held in _held(connection, source_records.c.id.in_(record_ids))}
 
 
 def content_hash(patient: Resource) -> str:
     """SHA-256 of what a Patient says, apart from ids and times that a sender's server stamps on it."""
     said = {key: value for key, value in patient.items() if key not in ("id", "meta")}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-# -- decisions and review
-
-
-def add_decision(
-    connection: sa.Connection,
-    record: SourceRecord,
-    event: str,
-    actor: str,
-    now: datetime,
-    *,
-    person_before: str | None,
-    decision: MatchDecision | None = None,
-    reasons: Resource | None = None,
-) -> str:
-    """Keep why `record` is where it is now, and where it was."""
-    decision_id = new_id()
-    row = {
-        "id": decision_id,
-        "record_id": record.id,
-        "at": now,
-        "event": event,
-        "actor": actor,
-        "verdict": decision.verdict.value if decision else None,
-        "probability": decision.best.probability if decision and decision.best else None,
-        "reasons": _reasons(decision) if decision else (reasons or {}),
-        "model_version": decision.model_version if decision else None,
-        "person_before": person_before,
-        "person_after": record.person_id,
-    }
-    connection.execute(sa.insert(link_decisions), row)
-    return decision_id
-
-
-def _reasons(decision: MatchDecision) -> Resource:
-    scored = ([decision.best] if decision.best else []) + [c for c in decision.candidates if c != decision.best]
-    return {"candidates": [_scored(candidate) for candidate in scored]}
-
-
-def _scored(candidate: Scored) -> Resource:
-    return {
-        "record": candidate.record_id,
-        "person": candidate.person_id,
-        "probability": candidate.probability,
-        "weight": candidate.weight,
-        "agreements": [{"trait": a.trait, "level": a.level, "weight": a.weight} for a in candidate.agreements],
-    }
-
-
-def add_task(
-    connection: sa.Connection,
-    record_id: str,
-    candidate_id: str,
-    decision_id: str,
-    kind: str,
-    probability: float | None,
-    now: datetime,
-) -> None:
-    """A question for a steward: is this record's person the candidate?"""
-    row = {
-        "id": new_id(),
-        "record_id": record_id,
-        "candidate_id": candidate_id,
-        "decision_id": decision_id,
-        "kind": kind,
-        "probability": probability,
-        "status": "open",
-        "created": now,
-    }
-    connection.execute(sa.insert(review_tasks), row)
-
-
-def supersede_tasks(connection: sa.Connection, record_id: str, now: datetime) -> None:
-    """Open questions about a record that has a new answer, or is gone."""
-    connection.execute(
-        sa.update(review_tasks)
-        .where(review_tasks.c.record_id == record_id, review_tasks.c.status == "open")
-        .values(status="superseded", closed=now)
-    )
-
-
-def _close_settled_tasks(connection: sa.Connection, person_id: str, now: datetime) -> None:
-    """Questions whether two records are one person, now that they are."""
-    own = sa.select(source_records.c.id).where(source_records.c.person_id == person_id)
-    connection.execute(
-        sa.update(review_tasks)
-        .where(
-            review_tasks.c.candidate_id == person_id,
-            review_tasks.c.status == "open",
-            review_tasks.c.kind != "contradiction",
-            review_tasks.c.record_id.in_(own),
-        )
-        .values(status="superseded", closed=now)
-    )
 
 
 # -- what is known at all

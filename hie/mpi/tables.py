@@ -1,16 +1,14 @@
-"""Tables of `hie.mpi`: people, source records with every version, link decisions, review tasks, search tokens."""
+"""Tables of `hie.mpi`: people, source records with every version, link events and decisions, reviews, search tokens."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-import hie.mpi.tables_match  # noqa: F401  (the matcher's, so that the metadata is whole)
 from hie.core.database import Instant, metadata
+from hie.mpi.tables_match import ORDERED  # and so the matcher's tables: the metadata is whole
 
 _ID = sa.String(26)
 _SYSTEM = sa.String(255)
-_ORDERED = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
-"""Compared by code point on both databases, so that a prefix is a range of the index."""
 
 people = sa.Table(
     "people",
@@ -64,7 +62,35 @@ link_decisions = sa.Table(
     sa.Column("model_version", sa.String(64), nullable=True),
     sa.Column("person_before", _ID, nullable=True, index=True),
     sa.Column("person_after", _ID, nullable=False, index=True),
+    sa.Column("event_id", _ID, nullable=True, index=True),  # the link event it was a part of, where there was one
+    sa.Index("ix_link_decisions_at", "at"),
 )
+
+link_events = sa.Table(
+    "link_events",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),  # hie.mpi.people.EventKind
+    sa.Column("actor", sa.String(255), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("model_version", sa.String(64), nullable=False),
+    sa.Column("state", sa.JSON, nullable=False),  # what it changed, before and after: enough to reverse it (law L5)
+    sa.Column("undone_by", _ID, nullable=True),
+)
+
+separations = sa.Table(
+    "separations",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("record_a", _ID, sa.ForeignKey("source_records.id"), nullable=False, index=True),
+    sa.Column("record_b", _ID, sa.ForeignKey("source_records.id"), nullable=False, index=True),
+    sa.Column("traits_a", sa.String(64), nullable=False),  # digest of what identified the record when it was said
+    sa.Column("traits_b", sa.String(64), nullable=False),
+    sa.Column("event_id", _ID, nullable=False, index=True),
+    sa.Column("ended", Instant, nullable=True),
+)
+"""Two records of which a steward said that they are two people. `record_a` sorts before `record_b`."""
 
 review_tasks = sa.Table(
     "review_tasks",
@@ -75,11 +101,14 @@ review_tasks = sa.Table(
     sa.Column("decision_id", _ID, sa.ForeignKey("link_decisions.id"), nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),  # same-person | contradiction | merge
     sa.Column("probability", sa.Float, nullable=True),
+    sa.Column(
+        "value", sa.Float, nullable=False, server_default="0.5"
+    ),  # what looking at it is expected to mend; the queue's order
     sa.Column("status", sa.String(16), nullable=False),  # open | superseded | linked | separate
     sa.Column("created", Instant, nullable=False),
     sa.Column("closed", Instant, nullable=True),
     sa.Index("ix_review_tasks_record", "record_id", "status"),
-    sa.Index("ix_review_tasks_queue", "status", "created"),
+    sa.Index("ix_review_tasks_queue", "status", "value"),
 )
 
 person_tokens = sa.Table(
@@ -88,8 +117,8 @@ person_tokens = sa.Table(
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("person_id", _ID, sa.ForeignKey("people.id"), nullable=False, index=True),
     sa.Column("kind", sa.String(24), nullable=False),
-    sa.Column("value", _ORDERED, nullable=False),  # normalised
-    sa.Column("exact", _ORDERED, nullable=False),  # as written; for an identifier its system, for a date its last day
+    sa.Column("value", ORDERED, nullable=False),  # normalised
+    sa.Column("exact", ORDERED, nullable=False),  # as written; for an identifier its system, for a date its last day
     sa.Index("ix_person_tokens_value", "kind", "value", "person_id"),
     sa.Index("ix_person_tokens_exact", "kind", "exact", "person_id"),
 )

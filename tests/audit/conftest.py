@@ -1,7 +1,7 @@
 import pytest
 
 from hie.audit.log import AuditLog
-from tests.audit.samples import BASE, Clock
+from tests.audit.samples import BASE, Clock, seal
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def clock():
 
 
 @pytest.fixture
-def log(database, clock):
-    opened = AuditLog(database, clock, BASE)
+def log(database, clock, tmp_path):
+    opened = AuditLog(database, clock, BASE, seal(tmp_path))
     yield opened
     opened.close()

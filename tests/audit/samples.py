@@ -3,11 +3,17 @@
 from datetime import UTC, datetime, timedelta
 
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
+from hie.audit.seal import Seal
 from hie.core.caller import Caller, Role
 from hie.core.scopes import Scopes
 
 BASE = "https://hie.example/fhir"
 START = datetime(2026, 3, 1, 8, 0, 0, 250_000, tzinfo=UTC)
+
+
+def seal(home):
+    """The keys and the high-water mark of a log that is kept in `home`."""
+    return Seal(home, "hie.example/log")
 
 
 class Clock:

@@ -14,6 +14,7 @@ from hie.core.caller import Role
 from hie.core.errors import AuditUnavailable, Unauthorized
 from hie.core.scopes import Scopes
 from hie.gateway.api import audit, context, problems
+from hie.gateway.api import log as log_routes
 from tests.audit.samples import BASE, caller, disclosure
 
 CALLERS = {
@@ -59,12 +60,12 @@ class Identity:
 @pytest.fixture
 def client(log):
     app = Flask("test")
-    app.extensions["hie"] = SimpleNamespace(
-        settings=SimpleNamespace(fhir_base=BASE), authority=Authority(), identity=Identity(), audit=log
-    )
+    settings = SimpleNamespace(fhir_base=BASE, base_url=BASE.removesuffix("/fhir"))
+    app.extensions["hie"] = SimpleNamespace(settings=settings, authority=Authority(), identity=Identity(), audit=log)
     context.install(app)
     problems.install(app)
     app.register_blueprint(audit.blueprint)
+    app.register_blueprint(log_routes.blueprint)
     return app.test_client()
 
 

@@ -18,7 +18,7 @@ from hie.audit.tables import entries
 from hie.core.clock import instant
 from hie.core.database import Database
 from hie.core.errors import AuditUnavailable
-from tests.audit.samples import BASE, START, Clock, disclosure, event
+from tests.audit.samples import BASE, START, Clock, disclosure, event, seal
 from tests.audit.writer import write
 
 
@@ -106,10 +106,13 @@ def test_waiters_share_a_transaction(log, monkeypatch):
     assert sizes == [1, 30]
 
 
-def test_two_processes_at_once_give_neither_gaps_nor_duplicates(database, log):
+def test_two_processes_at_once_give_neither_gaps_nor_duplicates(database, log, tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)
-    writers = [context.Process(target=write, args=(database.url, barrier, name, 4, 25)) for name in ("first", "second")]
+    writers = [
+        context.Process(target=write, args=(database.url, tmp_path, barrier, name, 4, 25))
+        for name in ("first", "second")
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -165,15 +168,15 @@ def test_a_failing_database_gives_no_receipt(database, log):
 
 def test_a_database_that_cannot_be_reached_gives_no_receipt(tmp_path, free_port):
     for url in (f"sqlite:///{tmp_path}/missing/hie.sqlite", f"postgresql+psycopg://u@127.0.0.1:{free_port()}/hie"):
-        log = AuditLog(Database(url), Clock(), BASE)
+        log = AuditLog(Database(url), Clock(), BASE, seal(tmp_path))
         with pytest.raises(AuditUnavailable):
             log.record(disclosure())
         log.close()
 
 
-def test_a_lock_that_is_held_too_long_gives_no_receipt(database, clock):
-    log = AuditLog(database, clock, BASE, wait=0.2)
-    other = AuditLog(database, clock, BASE)
+def test_a_lock_that_is_held_too_long_gives_no_receipt(database, clock, tmp_path):
+    log = AuditLog(database, clock, BASE, seal(tmp_path), wait=0.2)
+    other = AuditLog(database, clock, BASE, seal(tmp_path))
     with database.write() as connection:
         other.append(connection, disclosure("other"))
         with pytest.raises(AuditUnavailable):
@@ -278,8 +281,8 @@ def test_an_entry_holds_no_secret_and_errors_no_patient_data(database, log, capl
         connection.execute(sa.text("ALTER TABLE gone RENAME TO audit_entries"))
 
 
-def test_closing_writes_what_is_queued_and_refuses_the_rest(database, clock):
-    log = AuditLog(database, clock, BASE)
+def test_closing_writes_what_is_queued_and_refuses_the_rest(database, clock, tmp_path):
+    log = AuditLog(database, clock, BASE, seal(tmp_path))
     started = threading.Barrier(9)
 
     def work():

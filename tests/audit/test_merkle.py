@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hie.audit import merkle
-from hie.audit.merkle import EMPTY_ROOT, Frontier, Tile
+from hie.audit.merkle import EMPTY_ROOT, Frontier, RightEdge, Tile
 
 # -- the reference: RFC 6962 sections 2.1, 2.1.1 and 2.1.2, word for word and slow
 
@@ -177,6 +177,48 @@ def test_the_published_vectors():
         assert frontier.root.hex() == root
 
 
+NODE = {  # of the tree over those leaves: (level, index), as transparency-dev publishes its proofs
+    (0, 0): "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    (0, 1): "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+    (0, 4): "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+    (1, 0): "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    (1, 1): "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+    (1, 2): "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+    (1, 3): "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+    (2, 0): "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    (2, 1): "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+}
+
+
+@pytest.mark.parametrize(
+    ("index", "size", "proof"),
+    [
+        (0, 1, []),
+        (0, 8, [(0, 1), (1, 1), (2, 1)]),
+        (5, 8, [(0, 4), (1, 3), (2, 0)]),
+        (2, 3, [(1, 0)]),
+        (1, 5, [(0, 0), (1, 1), (0, 4)]),
+    ],
+)
+def test_the_published_inclusion_proofs(index, size, proof):
+    _, nodes = grown([bytes.fromhex(leaf) for leaf, _ in VECTORS])
+    assert [hash_.hex() for hash_ in merkle.inclusion_proof(index, size, nodes)] == [NODE[place] for place in proof]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "proof"),
+    [
+        (1, 1, []),
+        (1, 8, [(0, 1), (1, 1), (2, 1)]),
+        (6, 8, [(1, 2), (1, 3), (2, 0)]),
+        (2, 5, [(1, 1), (0, 4)]),
+    ],
+)
+def test_the_published_consistency_proofs(old, new, proof):
+    _, nodes = grown([bytes.fromhex(leaf) for leaf, _ in VECTORS])
+    assert [hash_.hex() for hash_ in merkle.consistency_proof(old, new, nodes)] == [NODE[place] for place in proof]
+
+
 def test_questions_without_an_answer_are_refused():
     _, nodes = grown([b"a", b"b"])
     for index, size in ((2, 2), (-1, 2), (0, 0)):
@@ -186,6 +228,51 @@ def test_questions_without_an_answer_are_refused():
         merkle.consistency_proof(2, 1, nodes)
     with pytest.raises(ValueError, match="each bit"):
         Frontier(3, (EMPTY_ROOT,))
+
+
+# -- the right edge
+
+
+def edge_of(d):
+    edge = RightEdge()
+    edge.extend(merkle.leaf_hash(leaf) for leaf in d)
+    return edge
+
+
+@given(leaves, st.integers(1, 7))
+def test_the_right_edge_has_the_roots_of_the_reference(d, at_once):
+    edge = RightEdge()
+    assert edge.root == mth([])
+    for start in range(0, len(d), at_once):
+        edge.extend(merkle.leaf_hash(leaf) for leaf in d[start : start + at_once])
+        assert edge.root == mth(d[: edge.size])
+    assert edge.size == len(d)
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 66_000])
+def test_the_right_edge_gives_the_tiles_and_goes_on_from_what_is_stored(size):
+    d = [str(number).encode() for number in range(size)]
+    frontier, nodes = grown(d)
+    edge = edge_of(d)
+    assert edge.root == frontier.root
+    full = {done.tile: done.hashes for done in edge.full}
+    assert full == {tile: tile.content(nodes) for tile in merkle.tiles(size) if tile.width == 256}
+    assert {done.root for done in edge.full} == {nodes(8 * t.level + 8, t.index) for t in full}
+    again = RightEdge(size, edge.rows)
+    assert again.root == edge.root
+    copied = edge.copy()
+    for other in (again, copied):
+        other.extend([sha(b"one more")])
+        assert other.size == size + 1
+    assert again.root == copied.root != edge.root
+    assert edge.size == size
+
+
+def test_a_right_edge_with_hashes_missing_is_refused():
+    rows = edge_of([b"leaf"] * 300).rows
+    for size, wrong in ((300, rows[:1]), (300, [rows[0][:-1], rows[1]]), (301, rows), (300, [])):
+        with pytest.raises(ValueError, match="right edge"):
+            RightEdge(size, wrong)
 
 
 # -- tiles

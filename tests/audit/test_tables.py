@@ -7,30 +7,38 @@ from hie.audit.columns import columns
 from hie.audit.event import Kind, SourceOutcome
 from hie.audit.log import AuditLog, source_failures_of
 from hie.audit.query import AuditQuery, statement
-from hie.audit.tables import ALL, POSTGRESQL_GUARDS, SEARCH_COLUMNS, SQLITE_GUARDS
+from hie.audit.tables import ALL, POSTGRESQL_GUARDS, SEARCH_COLUMNS, SQLITE_GUARDS, cosignatures
 from hie.core.database import Database, metadata
-from tests.audit.samples import BASE, caller, disclosure, event
+from tests.audit.samples import BASE, caller, disclosure, event, seal
 
 FAILED = SourceOutcome("harbor", "timeout", 0)
 
 
+def fill(database, log):
+    """Rows in every table: a failed source, a full tile, a cosigned checkpoint."""
+    log.record(disclosure(sources=(FAILED,)), *(disclosure(f"person-{n}") for n in range(255)))
+    with database.write() as connection:
+        connection.execute(cosignatures.insert().values(tree_size=256, witness="w.example+01234567", line=b"x"))
+
+
 @pytest.fixture
 def written(database, log):
-    log.record(disclosure(sources=(FAILED,)), disclosure("person-2"))
+    fill(database, log)
     return database
 
 
 def refused(database, sql):
-    with pytest.raises(sa.exc.DBAPIError, match="only grows"), database.write() as connection:
+    with pytest.raises(sa.exc.DBAPIError, match=r"only grows|already exists"), database.write() as connection:
         connection.exec_driver_sql(sql)
 
 
 @pytest.mark.parametrize("table", [table.name for table in ALL])
 def test_update_and_delete_are_refused_on_every_table(written, table):
-    refused(written, f"UPDATE {table} SET entry_index = entry_index + 100")
-    refused(written, f"UPDATE {table} SET entry_index = entry_index")
+    key = next(iter(metadata.tables[table].primary_key)).name
+    refused(written, f"UPDATE {table} SET {key} = {key} + 100")
+    refused(written, f"UPDATE {table} SET {key} = {key}")
     refused(written, f"DELETE FROM {table}")
-    refused(written, f"DELETE FROM {table} WHERE entry_index = 0")
+    refused(written, f"DELETE FROM {table} WHERE {key} >= 0")
 
 
 def columns_of(table):
@@ -43,17 +51,29 @@ def selected(table, **changes):
 
 def test_an_entry_must_be_the_next_one(written):
     entries = ALL[0]
-    for index in ("0", "1", "3", "-1"):
+    for index in ("0", "1", "255", "257", "-1"):
         new = selected(entries, entry_index=index, entry_id="'new'")
         refused(written, f"INSERT INTO audit_entries ({columns_of(entries)}) SELECT {new} FROM audit_entries LIMIT 1")
 
 
-def test_replace_is_refused_on_sqlite(sqlite_database, clock):
-    log = AuditLog(sqlite_database, clock, BASE)
-    log.record(disclosure(sources=(FAILED,)), disclosure("person-2"))
+def test_several_entries_must_follow_on_each_other(written):
+    entries = ALL[0]
+    for offset in ("257", "100", "2 * entry_index"):
+        new = selected(entries, entry_index=f"entry_index + {offset}", entry_id="'new-' || entry_index")
+        refused(written, f"INSERT INTO audit_entries ({columns_of(entries)}) SELECT {new} FROM audit_entries")
+
+
+def test_a_checkpoint_must_be_larger_than_the_last(written):
+    for size in ("256", "1", "0"):
+        refused(written, f"INSERT INTO audit_checkpoints (tree_size, note) SELECT {size}, note FROM audit_checkpoints")
+
+
+def test_replace_is_refused_on_sqlite(sqlite_database, clock, tmp_path):
+    log = AuditLog(sqlite_database, clock, BASE, seal(tmp_path))
+    fill(sqlite_database, log)
     log.close()
     entries = ALL[0]
-    for changes in ({"entry_index": "0"}, {"entry_index": "2"}):  # the same index, or the next with a known id
+    for changes in ({"entry_index": "0"}, {"entry_index": "256"}):  # the same index, or the next with a known id
         new = selected(entries, outcome="'12'", **changes)
         refused(
             sqlite_database,

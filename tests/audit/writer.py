@@ -5,12 +5,12 @@ import threading
 from hie.audit.log import AuditLog
 from hie.core.clock import system_clock
 from hie.core.database import Database
-from tests.audit.samples import BASE, disclosure
+from tests.audit.samples import BASE, disclosure, seal
 
 
-def write(url, barrier, name, threads, each):
+def write(url, home, barrier, name, threads, each):
     database = Database(url)
-    log = AuditLog(database, system_clock, BASE)
+    log = AuditLog(database, system_clock, BASE, seal(home))
 
     def work(number):
         for _ in range(each):

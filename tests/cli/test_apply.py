@@ -15,6 +15,7 @@ import yaml
 
 from hie.audit.log import AuditLog
 from hie.audit.query import AuditQuery
+from hie.audit.seal import Seal
 from hie.cli import main as command_line
 from hie.core.clock import system_clock
 from hie.core.database import Database
@@ -133,7 +134,9 @@ def test_an_old_schema_says_what_to_run(bare_hie: Hie, write: Write) -> None:
         assert said.err.count("\n") == 1
 
 
-def test_the_log_knows_what_was_applied_without_secrets(hie: Hie, write: Write, database_url: str) -> None:
+def test_the_log_knows_what_was_applied_without_secrets(
+    hie: Hie, write: Write, database_url: str, tmp_path: Path
+) -> None:
     content = manifest_dict()
     hie("apply", write(content))
     content["members"][1]["endpoint"]["auth"]["password"] = "another-secret"
@@ -141,7 +144,7 @@ def test_the_log_knows_what_was_applied_without_secrets(hie: Hie, write: Write, 
     hie("apply", write(content))
     hie("apply", write(content), "--dry-run")
     database = Database(database_url)
-    log = AuditLog(database, system_clock, "https://exchange.example/fhir")
+    log = AuditLog(database, system_clock, "https://exchange.example/fhir", Seal(tmp_path, ""))
     entries = [json.dumps(entry.resource) for entry in log.search(AuditQuery()).entries]
     database.close()
     assert len(entries) == 12

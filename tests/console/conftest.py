@@ -34,7 +34,8 @@ class Visitor:
         return response
 
     def _kept(self, response: TestResponse) -> TestResponse:
-        found = re.search(r'name="csrf_token" value="([^"]+)"', response.text)
+        html = response.text if response.mimetype == "text/html" else ""
+        found = re.search(r'name="csrf_token" value="([^"]+)"', html)
         if found:
             self.token = found[1]
         return response

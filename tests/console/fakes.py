@@ -59,7 +59,10 @@ PHYSICIAN = User("r.ortiz@harbor.example", "Dr. Rosa Ortiz", Role.CLINICIAN, "ha
 ADMINISTRATOR = User("j.mills@harbor.example", "Jonas Mills", Role.MEMBER_ADMIN, "harbor")
 OPERATOR = User("ops@exchange.example", "Olu Adeyemi", Role.OPERATOR, None)
 STEWARD = User("d.stein@exchange.example", "Dana Stein", Role.DATA_STEWARD, None)
-USERS = (PHYSICIAN, ADMINISTRATOR, OPERATOR, STEWARD)
+OFFICER = User("p.okafor@exchange.example", "Patience Okafor", Role.PRIVACY_OFFICER, None)
+SECOND_OFFICER = User("t.lund@exchange.example", "Tove Lund", Role.PRIVACY_OFFICER, None)
+PATIENT = User("marta.lindqvist@mail.example", "Marta Lindqvist", Role.PATIENT, None)
+USERS = (PHYSICIAN, ADMINISTRATOR, OPERATOR, STEWARD, OFFICER, SECOND_OFFICER, PATIENT)
 
 
 class Clock:
@@ -78,7 +81,7 @@ class Clock:
 @dataclass
 class FakeDirectory:
     held: dict[str, Member] = field(default_factory=lambda: {m.id: m for m in (HARBOR, LAKESIDE, CARDIOLOGY, WILLOW)})
-    users: dict[str, User] = field(default_factory=lambda: {u.email: u for u in USERS})
+    users_held: dict[str, User] = field(default_factory=lambda: {u.email: u for u in USERS})
     systems: dict[str, Client] = field(
         default_factory=lambda: {
             i: Client(i, member, Role.MEMBER, None, None, Scopes.parse("system/*.cruds"))
@@ -93,7 +96,10 @@ class FakeDirectory:
         return list(self.held.values())
 
     def user(self, email: str) -> User | None:
-        return self.users.get(email.strip().lower())
+        return self.users_held.get(email.strip().lower())
+
+    def users(self) -> list[User]:
+        return list(self.users_held.values())
 
     def authenticate(self, email: str, password: str) -> User | None:
         return self.user(email) if password == PASSWORD else None
@@ -142,8 +148,13 @@ class FakeRelease:
     lookups: list[tuple[Caller, dict[str, Any]]] = field(default_factory=list)
     charts: list[tuple[Caller, str]] = field(default_factory=list)
 
-    def lookup(self, caller: Caller, patient: dict[str, Any], limit: int, *, request_id: str) -> list[Candidate]:
+    years: list[int] = field(default_factory=list)
+
+    def lookup(
+        self, caller: Caller, patient: dict[str, Any], limit: int, *, request_id: str, years: int = 0
+    ) -> list[Candidate]:
         self.lookups.append((caller, patient))
+        self.years.append(years)
         return self.people[:limit]
 
     def chart(self, caller: Caller, person_id: str, types: Any, *, query: str, request_id: str) -> ChartAnswer:
@@ -165,7 +176,8 @@ class Console:
     release: FakeRelease
 
 
-def make_console(base_url: str = "http://127.0.0.1:8080") -> Console:
+def make_console(base_url: str = "http://127.0.0.1:8080", **more: Any) -> Console:
+    """`more` are services that a test brings along, in place of the fakes."""
     clock, directory, audit, release = Clock(), FakeDirectory(), FakeAudit(), FakeRelease()
     services = SimpleNamespace(
         settings=Settings(home=Path("/nonexistent"), base_url=base_url, env=Environment.DEVELOPMENT),
@@ -175,12 +187,13 @@ def make_console(base_url: str = "http://127.0.0.1:8080") -> Console:
         release=release,
         secret=b"s" * 32,
     )
+    vars(services).update(more)
     app = Flask("hie", static_folder=None)
     app.extensions["hie"] = cast(Services, services)
     context.install(app)
     console.install(app)
     problems.install(app, console.problem_page)
-    return Console(app, clock, directory, audit, release)
+    return Console(app, services.clock, directory, audit, release)
 
 
 # -- a patient and what is known of her
@@ -281,6 +294,7 @@ def answer(
         restricted=restricted,
         break_glass_open=break_glass_open,
         issues=(),
+        receipts=(),
     )
 
 

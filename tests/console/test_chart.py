@@ -46,7 +46,7 @@ def test_statements_with_a_shared_code_stand_together_each_with_its_source() -> 
     )
     assert item.title == "Penicillin V"
     assert [(s.organization, s.recorded) for s in item.statements] == [
-        ("Lakeside Family Practice", "8 Mar 2011"),
+        ("Lakeside Family Practice", "recorded 8 Mar 2011"),
         ("Heartland Cardiology", "date not recorded"),
         ("Willow Nursing Home", "date not recorded"),
     ]

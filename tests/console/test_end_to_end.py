@@ -204,7 +204,7 @@ def test_the_er_sees_the_penicillin_allergy_and_who_did_not_answer(community: Co
     assert faults(page) == []
     person_id = community.person_of("lakeside", "L-1")
     assert community.person_of("willow", "W-1") == person_id
-    seen = community.services.audit.search(AuditQuery(persons=(person_id,)))
+    seen = community.services.audit.search(AuditQuery(persons=((person_id,),)))
     assert {entry.kind for entry in seen.entries} == {"search", "disclosure"}
 
 

@@ -92,7 +92,7 @@ def test_other_roles_are_refused_and_the_attempt_is_in_the_audit_log(
 
 def test_an_administrator_without_an_organization_is_told_whom_to_ask(visitor: Visitor, console: Console) -> None:
     lost = User("lost@exchange.example", "Lost", Role.MEMBER_ADMIN, None)
-    console.directory.users[lost.email] = lost
+    console.directory.users_held[lost.email] = lost
     visitor.sign_in(lost)
     assert "Ask the operator" in visitor.get("/members").text
 

@@ -8,17 +8,28 @@ from collections.abc import Callable
 import pytest
 
 from hie.audit.event import Kind, Outcome
+from hie.core.errors import AuditUnavailable
 from hie.gateway.directory import User
 from tests.console.conftest import Visitor
-from tests.console.fakes import ADMINISTRATOR, OPERATOR, PASSWORD, PHYSICIAN, STEWARD, Console, make_console
+from tests.console.fakes import (
+    ADMINISTRATOR,
+    OFFICER,
+    OPERATOR,
+    PASSWORD,
+    PATIENT,
+    PHYSICIAN,
+    STEWARD,
+    Console,
+    make_console,
+)
 
 As = Callable[[User], Visitor]
 
 
-def test_the_first_page_is_the_sign_in_form_and_home_afterwards(visitor: Visitor) -> None:
+def test_the_first_page_is_the_sign_in_form_and_then_the_one_page_of_the_role(visitor: Visitor) -> None:
     assert "Password" in visitor.get("/").text
     response = visitor.sign_in(PHYSICIAN)
-    assert (response.status_code, response.location) == (303, "/")
+    assert (response.status_code, response.location) == (303, "/emergency")
     assert "Dr. Rosa Ortiz" in visitor.get("/").text
 
 
@@ -46,6 +57,22 @@ def test_sign_ins_and_failures_are_in_the_audit_log(visitor: Visitor, console: C
     assert entered.request_id
 
 
+def test_without_an_audit_entry_nobody_is_in_and_everybody_gets_out(
+    visitor: Visitor, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object) -> None:
+        raise AuditUnavailable
+
+    visitor.sign_in(ADMINISTRATOR)
+    monkeypatch.setattr(console.audit, "record", unavailable)
+    assert visitor.post("/sign-out").status_code == 503
+    assert visitor.get("/members").status_code == 303
+    response = visitor.sign_in(PHYSICIAN)
+    assert response.status_code == 503
+    assert "Not available just now" in response.text
+    assert visitor.get("/emergency").status_code == 303
+
+
 def test_what_is_typed_as_email_is_kept_only_if_it_names_a_user(visitor: Visitor, console: Console) -> None:
     visitor.get("/sign-in")
     visitor.post("/sign-in", email="my secret password", password="x")
@@ -68,7 +95,7 @@ def test_every_form_of_a_signed_in_user_wants_its_token(as_: As, console: Consol
     forms = [rule for rule in console.app.url_map.iter_rules() if "POST" in (rule.methods or ())]
     assert len(forms) >= 7
     for rule in forms:
-        path = re.sub(r"<[^>]+>", "x", rule.rule)
+        path = re.sub(r"<[^>]+>", "1", rule.rule)
         assert visitor.client.post(path, data={"csrf_token": "forged"}).status_code == 400, path
 
 
@@ -77,7 +104,7 @@ def test_every_page_but_the_first_wants_a_signed_in_user(visitor: Visitor, conso
     for rule in pages:
         if rule.endpoint.startswith("console.sign_in"):
             continue
-        path = re.sub(r"<[^>]+>", "x", rule.rule)
+        path = re.sub(r"<[^>]+>", "1", rule.rule)
         method = "GET" if "GET" in (rule.methods or ()) else "POST"
         response = visitor.client.open(path, method=method)
         assert response.status_code == 303, path
@@ -107,7 +134,7 @@ def test_the_wanted_page_opens_after_signing_in(visitor: Visitor) -> None:
     ],
 )
 def test_no_redirect_leaves_the_console(visitor: Visitor, elsewhere: str) -> None:
-    assert visitor.sign_in(PHYSICIAN, next=elsewhere).location == "/"
+    assert visitor.sign_in(PHYSICIAN, next=elsewhere).location == "/emergency"
     assert visitor.get("/sign-in", query_string={"next": elsewhere}).location == "/"
 
 
@@ -136,7 +163,7 @@ def test_no_session_outlives_twelve_hours(as_: As, console: Console) -> None:
 
 def test_a_user_who_is_removed_is_out_at_the_next_request(as_: As, console: Console) -> None:
     visitor = as_(PHYSICIAN)
-    del console.directory.users[PHYSICIAN.email]
+    del console.directory.users_held[PHYSICIAN.email]
     assert visitor.get("/emergency").status_code == 303
 
 
@@ -208,10 +235,12 @@ def test_guessing_is_slowed_down(visitor: Visitor) -> None:
 @pytest.mark.parametrize(
     ("user", "pages"),
     [
-        (PHYSICIAN, ["/emergency"]),
+        (PHYSICIAN, ["/emergency", "/questions"]),
         (ADMINISTRATOR, ["/members"]),
         (OPERATOR, ["/members"]),
-        (STEWARD, []),
+        (OFFICER, ["/privacy/disclosures", "/privacy/queue", "/privacy/reports", "/privacy/log"]),
+        (PATIENT, ["/my-record/accesses"]),
+        (STEWARD, ["/review"]),
     ],
 )
 def test_home_lists_only_the_pages_of_the_role(as_: As, user: User, pages: list[str]) -> None:

@@ -80,3 +80,8 @@ def test_the_official_name_goes_first_and_the_others_are_kept() -> None:
 )
 def test_listing(names: list[str], words: str) -> None:
     assert wording.listing(names) == words
+
+
+@pytest.mark.parametrize(("duration", "words"), [(0.004, "under 0.01 seconds"), (0.4249, "0.42 seconds")])
+def test_durations(duration: float, words: str) -> None:
+    assert wording.seconds(duration) == words

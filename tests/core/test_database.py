@@ -1,4 +1,5 @@
 import threading
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -58,3 +59,30 @@ def test_many_writers_that_read_first_all_succeed(with_scratch):
     with with_scratch.read() as connection:
         numbers = connection.scalars(sa.select(scratch.c.n).order_by(scratch.c.n)).all()
     assert numbers == list(range(60))
+
+
+def test_the_write_ahead_log_is_copied_by_a_thread_of_its_own(tmp_path):
+    path = tmp_path / "x.sqlite"
+    database = Database(f"sqlite:///{path}")
+    table = sa.Table("t", sa.MetaData(), sa.Column("a", sa.Text))
+    with database.write() as connection:
+        assert connection.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar_one() == 0
+        table.create(connection)
+        connection.execute(table.insert(), [{"a": "x" * 1000}] * 500)
+    deadline = time.monotonic() + 30
+    while path.stat().st_size < 500_000:
+        assert time.monotonic() < deadline, "the log was not copied into the database"
+        threading.Event().wait(0.05)
+    assert "wal-checkpointer" in {thread.name for thread in threading.enumerate()}
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one() == 500
+    database.close()
+    assert "wal-checkpointer" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_reading_starts_no_thread(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    with database.read() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    assert "wal-checkpointer" not in {thread.name for thread in threading.enumerate()}
+    database.close()

@@ -19,7 +19,7 @@ from hie.gateway.transport import MAX_ENTRIES, MAX_PAGES, MemberAnswer, MemberQu
 from tests.faults.hostile import Connection, HostileMember, Script, allergy, answering, bundle
 
 Start = Callable[[Script], HostileMember]
-DEADLINE = 0.6
+DEADLINE = 1.2
 
 
 def query(url: str, *, member: str = "lakeside", path: str = "AllergyIntolerance") -> MemberQuery:

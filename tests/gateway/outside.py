@@ -13,6 +13,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
 
 from hie.audit.log import AuditLog
+from hie.audit.seal import Seal
 from hie.core.config import Environment, Settings
 from hie.core.database import Database
 from hie.gateway.authority import ASSERTION_TYPE, Authority
@@ -72,6 +73,7 @@ def manifest_dict() -> dict[str, Any]:
                 "id": "meadow",
                 "name": "Meadow Practice",
                 "patient_id_system": "urn:oid:2.999.1.2",
+                "address": "7 Meadow Lane, Springfield, MA 01101",
                 "endpoint": {
                     "url": "https://meadow.example/fhir",
                     "auth": {"type": "basic", "username": "hie", "password": "meadow-secret"},
@@ -129,7 +131,7 @@ class Exchange:
         self.settings = settings(home, development=development)
         self.database = database
         self.directory = Directory(database, self.clock, self.settings)
-        self.audit = AuditLog(database, self.clock, self.settings.fhir_base)
+        self.audit = AuditLog(database, self.clock, self.settings.fhir_base, Seal.of(self.settings))
         self.authority = Authority(database, self.clock, self.settings, self.directory, self.audit, lambda: SECRET)
 
     def assertion(

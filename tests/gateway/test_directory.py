@@ -87,6 +87,7 @@ def test_dry_run_says_the_same_and_changes_nothing(directory: Directory) -> None
         (("members", 0, "kind"), "pharmacy", "~ member lakeside: kind"),
         (("members", 1, "purposes"), ["TREAT", "HOPERAT"], "~ member meadow: purposes"),
         (("members", 1, "part2"), False, "~ member meadow: part2"),
+        (("members", 0, "address"), "1 Lake Road, Springfield, MA 01101", "~ member lakeside: address"),
         (("members", 0, "consent_default"), "deny", "~ member lakeside: consent_default"),
         (("members", 0, "clients", 0, "scopes"), ["system/Patient.rs"], "~ client lakeside-ehr: scopes"),
         (("clients", 0, "jwks"), jwks(ec_key("next")), "~ client privacy-office: jwks"),

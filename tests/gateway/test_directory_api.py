@@ -168,6 +168,7 @@ def test_an_organization_as_mcsd_shows_it(world: World) -> None:
     assert own["value"] == f"{BASE}/fhir/Organization/meadow"
     assert authority["value"] == "urn:oid:2.999.1.2"
     assert shown["endpoint"] == [{"reference": "Endpoint/meadow"}]
+    assert shown["address"] == [{"use": "work", "text": "7 Meadow Lane, Springfield, MA 01101"}]
     assert [e["valueCodeableConcept"]["coding"][0]["code"] for e in shown["extension"]] == ["TREAT"]
 
 

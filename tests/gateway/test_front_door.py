@@ -13,6 +13,8 @@ from flask.testing import FlaskClient
 from hie.app import create_app
 from hie.core import schema
 from hie.core.fhir import CLINICAL_TYPES
+from tests.audit.attack import attacking
+from tests.audit.samples import disclosure
 from tests.gateway.outside import BASE, manifest, settings
 
 
@@ -115,3 +117,19 @@ def test_views_and_pages_hold_no_road_to_members(client: FlaskClient) -> None:
     services = vars(client.application.extensions["hie"])
     assert len(services) > 5
     assert [name for name, service in services.items() if hasattr(service, "ask")] == []
+
+
+def test_not_ready_where_the_log_is_not_the_one_that_was_signed(tmp_path: Path) -> None:
+    app = create_app(settings(tmp_path))
+    services = app.extensions["hie"]
+    schema.upgrade(services.database)
+    services.audit.record(disclosure())
+    assert app.test_client().get("/readyz").status_code == 200
+    with attacking(services.database) as connection:
+        connection.execute(sa.text("DELETE FROM audit_checkpoints"))
+    again = create_app(settings(tmp_path))
+    for running in (app, again):
+        reply = running.test_client().get("/readyz")
+        assert reply.status_code == 503
+        assert "not the one that was signed" in reply.get_json()["reason"]
+        assert running.test_client().get("/healthz").status_code == 200

@@ -253,7 +253,7 @@ def member() -> Iterator[Start]:
 SESSION = SafeSession(development=True)
 
 
-def problem(url: str, session: SafeSession = SESSION, seconds: float = 0.5) -> FetchProblem:
+def problem(url: str, session: SafeSession = SESSION, seconds: float = 1.5) -> FetchProblem:
     """What went wrong; fails when it took longer than the time given and a tenth."""
     started = time.monotonic()
     with pytest.raises(FetchFailed) as failed:

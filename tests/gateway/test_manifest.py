@@ -48,6 +48,7 @@ def test_reads_members_clients_and_users() -> None:
     assert lakeside.purposes == {"TREAT", "ETREAT", "BTG", "HOPERAT"}
     assert (lakeside.kind, lakeside.part2, lakeside.consent_default) == ("provider", False, None)
     assert (meadow.purposes, meadow.part2) == ({"TREAT"}, True)
+    assert (lakeside.address, meadow.address) == (None, "7 Meadow Lane, Springfield, MA 01101")
     assert harvest.endpoint is None
     assert [c.role for entry in read.members for c in entry.clients or ()] == [Role.MEMBER] * 3 + [Role.PAYER]
     assert (read.clients[0].member_id, read.clients[0].role) == (None, Role.PRIVACY_OFFICER)

@@ -62,7 +62,8 @@ def test_fhirclient(two_allergies: Exchange) -> None:
     client = FHIRClient(settings={"app_id": "journey", "api_base": f"{world.base}/fhir"})
     client.prepare()  # reads /metadata
     client.server.session.headers["Authorization"] = f"Bearer {world.token('harbor')}"
-    (person,) = Patient.where({"family": "Lindqvist", "birthdate": "1949-11-02"}).perform_resources(client.server)
+    people = Patient.where({"family": "Lindqvist", "birthdate": "1949-11-02"})
+    (person,) = people.perform_resources_iter(client.server)
     assert person.birthDate.isostring == "1949-11-02"
     found = AllergyIntolerance.where({"patient": person.id, "_count": "1"}).perform_resources_iter(client.server)
     allergies = [resource for resource in found if isinstance(resource, AllergyIntolerance)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.journeys.conftest import MARTA, running
 from tests.journeys.world import Exchange, issues, matches, source_codes
@@ -136,6 +137,25 @@ def test_a_replayed_assertion_is_refused_whichever_worker_reads_it(road: Exchang
     replies = [road.token_reply(assertion) for _ in range(12)]
     assert [reply.status_code for reply in replies].count(200) == 1
     assert {reply.json()["error"] for reply in replies if reply.status_code != 200} == {"invalid_client"}
+
+
+def test_without_a_log_there_is_no_data(road: Exchange) -> None:
+    """Law L1, from outside: somebody takes the log's table away while the exchange runs."""
+    token = road.token("harbor")
+    engine = sa.create_engine(road.env["HIE_DATABASE_URL"] or f"sqlite:///{road.home / 'hie.sqlite'}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE audit_entries RENAME TO audit_hidden"))
+    try:
+        answer = road.records("harbor", "AllergyIntolerance", "h-1", token=token)
+        refused = road.call("GET", "/fhir/AuditEvent", token)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(sa.text("ALTER TABLE audit_hidden RENAME TO audit_entries"))
+        engine.dispose()
+    assert (answer.status_code, refused.status_code) == (503, 503)
+    assert answer.json()["resourceType"] == "OperationOutcome"
+    assert "Penicillin" not in answer.text
+    assert len(matches(road.records("harbor", "AllergyIntolerance", "h-1", token=token).json())) == 1
 
 
 def test_a_restart_loses_nothing(road: Exchange) -> None:

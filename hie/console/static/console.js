@@ -14,6 +14,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.dataset.progress) announce(form.dataset.progress);
+  if ("download" in form.dataset) return; // the page stays, and may be used again
   if (form.dataset.sent) event.preventDefault();
   form.dataset.sent = "yes";
 });
@@ -44,3 +45,17 @@ for (const form of document.querySelectorAll("[data-auth-form]")) {
   form.addEventListener("change", show);
   show();
 }
+
+// While something runs at the server, its part of the page is asked for again each second.
+async function poll() {
+  const part = document.querySelector("[data-poll]");
+  if (!part) return;
+  const answer = await fetch(part.dataset.poll, { credentials: "same-origin" });
+  if (!answer.ok || answer.redirected) return;
+  const fresh = document.createElement("template");
+  fresh.innerHTML = await answer.text();
+  part.replaceWith(fresh.content);
+  if (document.querySelector("[data-poll]")) setTimeout(poll, 1000);
+  else for (const button of document.querySelectorAll("button[disabled]")) button.disabled = false;
+}
+if (document.querySelector("[data-poll]")) setTimeout(poll, 1000);

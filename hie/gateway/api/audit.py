@@ -17,6 +17,7 @@ from hie.core.caller import Caller, Role
 from hie.core.errors import Forbidden, NotAcceptable, NotFound
 from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.identity import Identifier
 
@@ -39,7 +40,7 @@ def search_by_form() -> Response:
 
 @blueprint.get("/fhir/AuditEvent/<entry_id>")
 def read(entry_id: str) -> Response:
-    """One entry, byte for byte as the log has committed to it."""
+    """One entry, byte for byte as the log has committed to it; of an archived one what is left."""
     asking = _officer("r")
     _require_json()
     entry = current().audit.find(entry_id) if entry_id.isalnum() else None
@@ -47,7 +48,7 @@ def read(entry_id: str) -> Response:
         _record(asking, Outcome.MINOR, "R", None, "no such entry")
         raise NotFound("There is no such AuditEvent.")
     _record(asking, Outcome.SUCCESS, "R", entry.person_id, "1 entry shown", (f"AuditEvent/{entry.entry_id}",))
-    return _answer(entry.body)
+    return _answer(fhir.to_bytes(entry.resource) if entry.archived else entry.body)
 
 
 def _search(parameters: list[tuple[str, str]]) -> Response:
@@ -88,19 +89,18 @@ def _record(
     entities: tuple[str, ...] = (),
     kind: Kind = Kind.LOG_READ,
 ) -> None:
-    current().audit.record(
-        Event(
-            kind=kind,
-            outcome=outcome,
-            action=action,
-            caller=asking,
-            person_id=person_id,
-            query=_request_line(),
-            request_id=request_id(),
-            description=description,
-            entities=entities,
-        )
+    event = Event(
+        kind=kind,
+        outcome=outcome,
+        action=action,
+        caller=asking,
+        person_id=person_id,
+        query=_request_line(),
+        request_id=request_id(),
+        description=description,
+        entities=entities,
     )
+    give(current().audit.record(event))
 
 
 def _request_line() -> str:

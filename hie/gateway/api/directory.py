@@ -122,6 +122,8 @@ def organization_resource(member: Member) -> Resource:
             "value": member.patient_id_system,
         }
     )
+    if member.address:
+        resource["address"] = [{"use": "work", "text": member.address}]
     if member.endpoint:
         resource["endpoint"] = [{"reference": f"Endpoint/{member.id}"}]
     return resource

@@ -13,6 +13,7 @@ from hie.core.fhir import Resource
 from hie.gateway import everything
 from hie.gateway.api import cursors
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.api.records import check_format, respond
 from hie.gateway.everything import PATIENT, Everything
 from hie.gateway.record_search import Page
@@ -66,6 +67,7 @@ def _answer(person_id: str, parameters: list[tuple[str, str]]) -> Response:
         page=cut,
         with_patient=with_patient and page.after is None,
     )
+    give(answer.receipts)
     link = None
     if page.last is not None:
         link = cursors.write(question, asking, page.last)

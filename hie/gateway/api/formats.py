@@ -96,8 +96,8 @@ def _accepted(accept: MIMEAccept) -> str:
     raise NotAcceptable("The exchange answers in FHIR R4 JSON (application/fhir+json) or XML (application/fhir+xml).")
 
 
-def read_resource(asked: Request, resource_type: str) -> Resource:
-    """The validated body, JSON or XML by its content type; raises errors with a sentence."""
+def read_resource(asked: Request, *resource_types: str) -> Resource:
+    """The validated body, of one of the types, JSON or XML by its content type; raises errors with a sentence."""
     body_format = _FORMATS.get(asked.mimetype)
     if body_format is None:
         raise UnsupportedMediaType("Send the body as application/fhir+json or application/fhir+xml.")
@@ -106,6 +106,7 @@ def read_resource(asked: Request, resource_type: str) -> Resource:
     if asked.content_length is not None and asked.content_length > fhir.MAX_BODY_BYTES:
         raise TooLarge(f"The body is larger than {fhir.MAX_BODY_BYTES} bytes.")
     raw = asked.stream.read(fhir.MAX_BODY_BYTES + 1)
+    resource_type = _named_type(raw, resource_types)
     try:
         if body_format == XML:
             return parse_xml(raw, resource_type)
@@ -117,6 +118,13 @@ def read_resource(asked: Request, resource_type: str) -> Resource:
                 code="value",
             ) from None
         raise
+
+
+def _named_type(raw: bytes, allowed: Sequence[str]) -> str:
+    """Which of the types the body seems to be; the first when it is not plain, for the parser to say what is wrong."""
+    named = re.search(rb'"resourceType"\s*:\s*"([A-Za-z]{1,64})"|<([A-Z][A-Za-z]{1,63})[\s>]', raw[:4096])
+    given = (named[1] or named[2]).decode() if named else ""
+    return given if given in allowed else allowed[0]
 
 
 def parse_json(raw: bytes, resource_type: str) -> Resource:

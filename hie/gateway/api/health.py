@@ -6,6 +6,7 @@ import os
 import time
 
 import sqlalchemy as sa
+import structlog
 from flask import Blueprint, Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,9 +19,11 @@ from prometheus_client import (
 )
 
 from hie.core import fhir, schema
+from hie.core.errors import ConfigurationError, LogDamaged
 from hie.gateway.services import current
 
 blueprint = Blueprint("health", __name__)
+log = structlog.get_logger("hie")
 
 _REQUESTS = Counter("hie_requests_total", "Requests answered", ["method", "route", "status"])
 _SECONDS = Histogram(
@@ -56,13 +59,25 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """200 when the database answers and its schema is current, else 503 with the reason."""
+    """200 when the database answers, its schema is current and the log sound; else 503 with the reason."""
+    reason = _reason_not_to_serve()
+    return _json({"status": "not ready", "reason": reason}, 503) if reason else _json({"status": "ready"})
+
+
+def _reason_not_to_serve() -> str | None:
     try:
-        ready = schema.is_current(current().database)
-        reason = "the schema is behind: run `hie db upgrade`"
+        if not schema.is_current(current().database):
+            return "the schema is behind: run `hie db upgrade`"
+        current().audit.check()
     except sa.exc.SQLAlchemyError:
-        ready, reason = False, "the database does not answer"
-    return _json({"status": "ready"}) if ready else _json({"status": "not ready", "reason": reason}, 503)
+        return "the database does not answer"
+    except LogDamaged as damaged:
+        log.error("log damaged", reason=damaged.reason)
+        return "the disclosure log is not the one that was signed: see the server's log"
+    except ConfigurationError as missing:
+        log.error("log key", reason=missing.message)
+        return "the disclosure log's key cannot be used: see the server's log"
+    return None
 
 
 @blueprint.get("/metrics")

@@ -21,6 +21,7 @@ from hie.core.errors import BadRequest, Forbidden, HieError, NotFound, Unprocess
 from hie.core.fhir import Resource
 from hie.gateway.api import formats
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.golden import DATA_ABSENT_REASON, replaced
 from hie.mpi.identity import FeedResult, Identifier, PatientPage, PatientQuery, Person, SourceRecord
@@ -29,7 +30,8 @@ from hie.mpi.patient_search import parse_query, split_or, split_token
 blueprint = Blueprint("identity", __name__)
 formats.install(blueprint)
 
-_READERS = (Role.MEMBER, Role.CLINICIAN, Role.DATA_STEWARD)
+FEEDERS = (Role.MEMBER, Role.PAYER)
+_READERS = (*FEEDERS, Role.CLINICIAN, Role.DATA_STEWARD)
 _FEED_PARAMETERS = frozenset({"identifier", "_format", "_pretty"})
 _HOW_TO_FEED = "Feed a patient by PUT Patient?identifier=system|value; the exchange gives the ids."
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -106,7 +108,7 @@ def _fed(result: FeedResult) -> Response:
     body = fhir.outcome(fhir.issue("information", "informational", _what_became(result)))
     if "return=OperationOutcome" not in prefer:
         body = _as_held(record)
-    return _answer(body, status, headers)
+    return answer(body, status, headers)
 
 
 def _as_held(record: SourceRecord) -> Resource:
@@ -120,7 +122,7 @@ def _as_held(record: SourceRecord) -> Resource:
 
 def _what_became(result: FeedResult) -> str:
     if result.stale:
-        return "The exchange holds newer data of this patient and kept it."
+        return "The exchange holds newer data of this patient and kept it; to go back, stamp meta.lastUpdated."
     if not result.changed:
         return "The exchange holds these data already."
     return "The patient was added." if result.created else "The patient was updated."
@@ -166,27 +168,27 @@ def change(person_id: str) -> Response:
 
 def _not_allowed(allowed: str, sentence: str) -> Response:
     caller()
-    return _answer(fhir.outcome(fhir.issue("error", "not-supported", sentence)), 405, {"Allow": allowed})
+    return answer(fhir.outcome(fhir.issue("error", "not-supported", sentence)), 405, {"Allow": allowed})
 
 
 def _own_system(asking: Caller, *actions: str) -> str:
     """The caller's assigning authority; raises Forbidden for who is no member's system or lacks the scope."""
-    asking.require_role(Role.MEMBER)
-    _require_any(asking, actions)
+    asking.require_role(*FEEDERS)
+    require_any(asking, actions)
     member = current().directory.member(asking.organization)
     if member is None:
         raise Forbidden("The caller's organization is not a member of the exchange.")
     return member.patient_id_system
 
 
-def _require_any(asking: Caller, actions: Sequence[str]) -> None:
+def require_any(asking: Caller, actions: Sequence[str]) -> None:
     if not any(asking.scopes.allows("Patient", action) for action in actions):
         asking.require("Patient", actions[0])
 
 
 def _conditional_identifier() -> Identifier:
     """The one `identifier=system|value` of a conditional update or delete."""
-    _refuse_control_characters(request.args.items(multi=True))
+    refuse_control_characters(request.args.items(multi=True))
     unknown = sorted(name for name in request.args if name not in _FEED_PARAMETERS)
     given = request.args.getlist("identifier")
     if unknown or len(given) != 1:
@@ -277,16 +279,16 @@ def cross_reference() -> Response:
     """ITI-83: the other identifiers of the patient that the caller knows by `sourceIdentifier`."""
     asking = caller()
     asked = _asked("Patient/$ihe-pix")
-    _check_reader(asking, "r", "s")
-    _refuse_control_characters(request.args.items(multi=True))
+    check_reader(asking, "r", "s")
+    refuse_control_characters(request.args.items(multi=True))
     try:
         source, targets = _pix_question()
         person = _pix_person(asking, source)
     except HieError:
-        _record_shown(asking, asked, [])
+        record_shown(asking, asked, [])
         raise
-    _record_shown(asking, asked, [person.id])
-    return _answer(_pix_answer(person, source, targets))
+    record_shown(asking, asked, [person.id])
+    return answer(_pix_answer(person, source, targets))
 
 
 def _pix_question() -> tuple[Identifier, frozenset[str]]:
@@ -367,8 +369,8 @@ def search_by_form() -> Response:
 def _search(parameters: list[tuple[str, str]]) -> Response:
     asking = caller()
     asked = f"Patient?{urlencode(parameters)}"
-    _check_reader(asking, "s")
-    _refuse_control_characters(parameters)
+    check_reader(asking, "s")
+    refuse_control_characters(parameters)
     query = parse_query(parameters, strict="handling=strict" in request.headers.get("Prefer", ""))
     if not all(_knows_domain(domain) for domain in query.domains):
         return _unknown_domain(asking, asked)
@@ -379,14 +381,14 @@ def _search(parameters: list[tuple[str, str]]) -> Response:
         doubtful=governance.doubtful(asking),
     )
     shown = [person.id for person in page.people]
-    _record_shown(asking, asked, shown)
-    return _answer(_bundle(query, page))
+    record_shown(asking, asked, shown)
+    return answer(_bundle(query, page))
 
 
 def _unknown_domain(asking: Caller, asked: str) -> Response:
     """ITI-78 case 4."""
-    _record_shown(asking, asked, [])
-    return _answer(fhir.outcome(fhir.issue("warning", "not-found", "targetSystem not found")), 404)
+    record_shown(asking, asked, [])
+    return answer(fhir.outcome(fhir.issue("warning", "not-found", "targetSystem not found")), 404)
 
 
 def _bundle(query: PatientQuery, page: PatientPage) -> Resource:
@@ -423,30 +425,30 @@ def read(person_id: str) -> Response:
     """ITI-78 retrieve. An id that was merged away answers with the survivor's data, inactive, and the link."""
     asking = caller()
     asked = f"Patient/{person_id[:64]}"
-    _check_reader(asking, "r")
-    _refuse_control_characters([("_id", person_id)])
+    check_reader(asking, "r")
+    refuse_control_characters([("_id", person_id)])
     person = current().governance.shown(asking, current().identity.person(person_id))
-    _record_shown(asking, asked, [person.id] if person else [], action="R")
+    record_shown(asking, asked, [person.id] if person else [], action="R")
     if person is None:
         raise NotFound("The exchange knows no such person.")
     patient = person.resource if person.id == person_id else replaced(person.resource, person_id)
-    return _answer(patient, headers={"ETag": f'W/"{person.resource["meta"]["versionId"]}"'})
+    return answer(patient, headers={"ETag": f'W/"{person.resource["meta"]["versionId"]}"'})
 
 
 # -- shared
 
 
-def _check_reader(asking: Caller, *actions: str) -> None:
+def check_reader(asking: Caller, *actions: str) -> None:
     asking.require_role(*_READERS)
-    _require_any(asking, actions)
+    require_any(asking, actions)
 
 
-def _refuse_control_characters(parameters: Iterable[tuple[str, str]]) -> None:
+def refuse_control_characters(parameters: Iterable[tuple[str, str]]) -> None:
     if any(_CONTROL.search(text) for pair in parameters for text in pair):
         raise BadRequest("A parameter holds a control character.", code="value")
 
 
-def _record_shown(asking: Caller, asked: str, person_ids: Sequence[str], action: str = "E") -> None:
+def record_shown(asking: Caller, asked: str, person_ids: Sequence[str], action: str = "E") -> None:
     """One entry per person shown, durable before anything is; one without a person when there is none."""
     events = [
         Event(
@@ -461,7 +463,7 @@ def _record_shown(asking: Caller, asked: str, person_ids: Sequence[str], action:
         )
         for person_id in (person_ids or (None,))
     ]
-    current().audit.record(*events)
+    give(current().audit.record(*events))
 
 
 def _asked(path: str) -> str:
@@ -469,5 +471,5 @@ def _asked(path: str) -> str:
     return f"{path}?{urlencode(list(request.args.items(multi=True)))}" if request.args else path
 
 
-def _answer(body: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def answer(body: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(fhir.to_bytes(body), status, headers, content_type=f"{fhir.FHIR_JSON}; charset=utf-8")

@@ -11,6 +11,7 @@ from hie.audit import iti81
 from hie.core import fhir
 from hie.core.errors import NotAcceptable
 from hie.core.fhir import CLINICAL_TYPES, Resource
+from hie.gateway.api.link_changes import DEFINITION as LINK_CHANGES
 from hie.gateway.record_search import DATES, TOKENS
 from hie.gateway.services import current
 
@@ -32,7 +33,12 @@ _OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-
 _SECURITY_SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _AUDIT_PARAMETERS = [name for name in iti81.PARAMETERS if re.fullmatch(r"_id|[a-z-]+", name)]
 _AUDIT_KINDS = {"date": "date", "patient": "reference", "agent": "reference", "entity": "reference", "policy": "uri"}
-_PIX = "https://profiles.ihe.net/ITI/PIXm/OperationDefinition/IHE.PIXm.pix"
+_OPERATIONS = {
+    "match": "http://hl7.org/fhir/OperationDefinition/Patient-match",
+    "idi-match": "http://hl7.org/fhir/us/identity-matching/OperationDefinition/IDI-match",
+    "everything": "http://hl7.org/fhir/OperationDefinition/Patient-everything",
+    "ihe-pix": "https://profiles.ihe.net/ITI/PIXm/OperationDefinition/IHE.PIXm.pix",
+}
 
 
 @blueprint.get("/fhir/metadata")
@@ -100,8 +106,8 @@ def _patient() -> Resource:
         "conditionalDelete": "single",
         "searchParam": params,
         "operation": [
-            {"name": "ihe-pix", "definition": _PIX},
-            {"name": "everything", "definition": "http://hl7.org/fhir/OperationDefinition/Patient-everything"},
+            *({"name": name, "definition": definition} for name, definition in _OPERATIONS.items()),
+            {"name": "link-changes", "definition": f"{current().settings.fhir_base}{LINK_CHANGES}"},
         ],
     }
 

@@ -59,12 +59,14 @@ def install(app: Flask, page: Page = lambda _error: None) -> None:
         log.error("unexpected", type=type(error).__name__, where=where, request_id=request_id())
         return render(HieError("The exchange could not handle the request; the operator has been told."))
 
-    def database_gone(error: sa.exc.OperationalError) -> Response:
-        log.error("database", type=type(error.orig).__name__, request_id=request_id())
+    def database_gone(error: sa.exc.SQLAlchemyError) -> Response:
+        cause = getattr(error, "orig", None) or error
+        log.error("database", type=type(cause).__name__, request_id=request_id())
         return render(ServiceUnavailable("The exchange cannot reach its database; nothing was released or stored."))
 
     app.register_error_handler(HieError, render)
     app.register_error_handler(sa.exc.OperationalError, database_gone)
+    app.register_error_handler(sa.exc.TimeoutError, database_gone)  # no free connection
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, unexpected)
 

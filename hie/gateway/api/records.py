@@ -12,6 +12,7 @@ from hie.core.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from hie.core.fhir import CLINICAL_TYPES, Resource
 from hie.gateway.api import cursors
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.receipts import give
 from hie.gateway.record_search import Page, RecordSearch, parse
 from hie.gateway.release import ChartAnswer, ChartEntry
 from hie.gateway.services import current
@@ -42,8 +43,9 @@ def read(resource_type: str, resource_id: str) -> Response:
     """`GET /fhir/{Type}/{id}` by gateway id."""
     check_format(request.args.get("_format"))
     query = f"GET /fhir/{resource_type}/{resource_id[:64]}"
-    resource = current().release.read(caller(), resource_type, resource_id, query=query, request_id=request_id())
-    return respond(resource)
+    answer = current().release.read(caller(), resource_type, resource_id, query=query, request_id=request_id())
+    give(answer.receipts)
+    return respond(answer.resource)
 
 
 def _search(resource_type: str, params: list[tuple[str, str]]) -> Response:
@@ -69,6 +71,7 @@ def _search(resource_type: str, params: list[tuple[str, str]]) -> Response:
         keep=asked.keep,
         page=cut,
     )
+    give(answer.receipts)
     return respond(_bundle(asked, page, answer, asking))
 
 

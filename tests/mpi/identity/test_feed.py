@@ -75,6 +75,20 @@ def test_a_message_older_than_what_is_held_changes_nothing(service: IdentityServ
     assert person.resource["address"][0]["city"] == "Salem"
 
 
+def test_yesterdays_message_sent_again_without_any_stamp_does_not_roll_back(
+    service: IdentityService, feed: Feed
+) -> None:
+    feed("lakeside", "L-1", marta(address=[{"city": "Boston"}]))
+    feed("lakeside", "L-1", marta(address=[{"city": "Salem"}]))
+    replayed = feed("lakeside", "L-1", marta(address=[{"city": "Boston"}]))
+    assert (replayed.changed, replayed.stale, replayed.record.version) == (False, True, 2)
+    # Who means it names the version, or stamps the message.
+    back = feed("lakeside", "L-1", marta(address=[{"city": "Boston"}]), expected_version=2)
+    assert (back.changed, back.record.version) == (True, 3)
+    stamped_back = feed("lakeside", "L-1", stamped("2026-02-01T00:00:00Z", address=[{"city": "Salem"}]))
+    assert (stamped_back.changed, stamped_back.record.version) == (True, 4)
+
+
 def test_a_replay_is_known_as_old_even_after_the_same_content_was_stamped_later(feed: Feed) -> None:
     feed("lakeside", "L-1", stamped("2026-01-01T00:00:00Z"))
     feed("lakeside", "L-1", stamped("2026-01-03T00:00:00Z"))

@@ -165,7 +165,7 @@ def unlinked(service: IdentityService, feed: Feed, database: Database) -> Callab
             "id": new_id(),
             "record_id": second.id,
             "at": second.updated,
-            "event": "unlink",
+            "event": "split",
             "actor": "steward",
             "reasons": {},
             "person_before": first.person_id,

@@ -1,0 +1,93 @@
+"""Rows into the log's tables, as fast as the drivers take them: executemany on SQLite, binary COPY on PostgreSQL.
+
+One transaction holds the log's lock while it inserts, so what this takes is what limits the log. Both fire the guards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+from hie.audit.entry import Draft
+from hie.audit.merkle import FullTile
+from hie.audit.tables import SIDES, checkpoints, entities, entries, purposes, source_failures, subtypes, tiles
+
+Row = tuple[Any, ...]
+_TYPES = {sa.String: "text", sa.LargeBinary: "bytea", sa.BigInteger: "int8", sa.SmallInteger: "int2"}
+
+
+def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Rows with a value for every column, in their order. Raises SQLAlchemyError."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_statement(table), list(rows))
+        return
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(_types(table))
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        told = sa.exc.DBAPIError.instance(f"COPY {table.name}", None, error, psycopg.Error, hide_parameters=True)
+        raise told from None
+
+
+def insert_entries(connection: sa.Connection, first: int, drafts: Sequence[Draft]) -> None:
+    """Entries from index `first` on, with everything that they are found by."""
+    as_text = connection.dialect.name == "sqlite"
+    insert(connection, entries, [_entry(index, draft, as_text) for index, draft in enumerate(drafts, first)])
+    sides: dict[sa.Table, list[Row]] = {table: [] for table in SIDES}
+    for index, draft in enumerate(drafts, first):
+        found = draft.columns
+        sides[entities] += [(index, key.resource_id, key.resource_type) for key in found.entities]
+        sides[purposes] += [(index, code) for code in found.purposes]
+        sides[subtypes] += [(index, code) for code in found.subtypes]
+        sides[source_failures] += [(index, member_id, status) for member_id, status in found.failures]
+    for table, rows in sides.items():
+        insert(connection, table, rows)
+
+
+def insert_tree(connection: sa.Connection, full: Sequence[FullTile], size: int, note: bytes) -> None:
+    """What signs the entries: tiles that they completed, and the checkpoint."""
+    insert(connection, tiles, [(done.tile.level, done.tile.index, done.root, done.hashes) for done in full])
+    insert(connection, checkpoints, [(size, note)])
+
+
+def _entry(index: int, draft: Draft, as_text: bool) -> Row:
+    found = draft.columns
+    return (
+        index,
+        draft.entry_id,
+        draft.time if as_text else draft.recorded,
+        draft.kind,
+        draft.salt,
+        draft.body,
+        draft.leaf,
+        draft.leaf_hash,
+        found.type,
+        found.action,
+        found.outcome,
+        found.person_id,
+        found.organization,
+        found.client_id,
+        found.user_id,
+        found.session,
+        found.request_id,
+    )
+
+
+@cache
+def _statement(table: sa.Table) -> str:
+    return f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.columns))})"
+
+
+@cache
+def _types(table: sa.Table) -> list[str]:
+    """PostgreSQL's names of the columns' types."""
+    return [next((t for kind, t in _TYPES.items() if isinstance(c.type, kind)), "timestamptz") for c in table.columns]
