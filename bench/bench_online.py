@@ -108,7 +108,11 @@ def feeds(seconds: float) -> None:
     bodies = [{k: v for k, v in b.items() if k != "birthDate" or birth_date_of(v)} for b in made]
     with tempfile.TemporaryDirectory() as home, running(Path(home)) as world:
         member = world.members["harbor"]
-        token, numbers, stop = world.token("harbor"), iter(range(10**9)), time.monotonic() + seconds
+        token, numbers, stop = (
+            world.token("harbor", "system/Patient.cruds"),
+            iter(range(10**9)),
+            time.monotonic() + seconds,
+        )
         lock, took = threading.Lock(), []
 
         def caller(_: int) -> None:
@@ -127,10 +131,27 @@ def feeds(seconds: float) -> None:
                 assert reply.status_code in (200, 201), reply.text
                 took.append((time.perf_counter() - started) * 1000)
 
+        assert world.process is not None
+        before = server_cpu(world.process.pid)
         with ThreadPoolExecutor(CALLERS) as threads:
             list(threads.map(caller, range(CALLERS)))
+        cpu = (server_cpu(world.process.pid) - before) * 1000 / len(took)
     p = statistics.quantiles(took, n=100)
-    print(f"feeds over HTTP, {CALLERS} callers: {len(took) / seconds:.0f}/s, p50 {p[49]:.0f} ms, p99 {p[98]:.0f} ms")
+    print(f"feeds over HTTP, {CALLERS} callers: {len(took) / seconds:.0f}/s, p50 {p[49]:.0f} ms, p99 {p[98]:.0f} ms;")
+    print(f"  the server's CPU {cpu:.1f} ms a feed, so at most {1000 / cpu * (os.cpu_count() or 1):.0f}/s on all cores")
+
+
+def server_cpu(group: int) -> float:
+    """CPU seconds of a process group so far."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

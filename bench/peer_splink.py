@@ -38,10 +38,10 @@ def load(connection: duckdb.DuckDBPyConnection, path: str) -> list[str]:
     )
     filled = connection.execute("SELECT " + ", ".join(f"count({name})" for name in have) + " FROM raw").fetchall()[0]
     have = [name for name, n in zip(have, filled, strict=True) if n]
-    dashed = "birth_date[1:4]||'-'||birth_date[5:6]||'-'||birth_date[7:8]"
+    dashed = "birth_date[1:4] || '-' || birth_date[5:6] || '-' || birth_date[7:8]"
     born = f"CASE WHEN length(birth_date) = 8 THEN {dashed} ELSE birth_date END"
-    useless = "ssn IN ('999-99-9999', '999999999') OR length(ssn) < 6"
-    ssn = f"CASE WHEN {useless} THEN NULL ELSE regexp_replace(ssn, '[^0-9]', '', 'g') END"
+    digits = "regexp_replace(ssn, '[^0-9]', '', 'g')"
+    ssn = f"CASE WHEN ssn IN ('999-99-9999', '999999999') OR length(ssn) < 6 THEN NULL ELSE {digits} END"
     parts = {
         "birth_date": f"CASE WHEN ({born}) IN ('1900-01-01') THEN NULL ELSE {born} END",
         "ssn": ssn,
@@ -74,9 +74,7 @@ def settings(have: list[str]) -> SettingsCreator:
             cl.CustomComparison(
                 output_column_name="address",
                 comparison_levels=[
-                    cll.And(cll.NullLevel("street"), cll.NullLevel("zip"))
-                    if "zip" in have
-                    else cll.NullLevel("street"),
+                    cll.NullLevel("street"),
                     cll.ExactMatchLevel("street"),
                     cll.JaroWinklerLevel("street", 0.9),
                     *([cll.ExactMatchLevel("zip")] if "zip" in have else []),
@@ -91,11 +89,7 @@ def settings(have: list[str]) -> SettingsCreator:
         ]
     wanted = (
         ("ssn",), ("phone", "substr(given, 1, 1)"), ("email",), ("given", "birth_date"), ("family", "birth_date"),
-        ("given", "family", "zip"),
-        ("given", "family", "city"),
-        ("birth_date", "zip"),
-        ("street", "substr(given, 1, 3)"),
-        ("given", "family", "substr(birth_date, 1, 4)"),
+        ("given", "family", "zip"), ("birth_date", "zip"), ("given", "family", "substr(birth_date, 1, 4)"),
     )  # fmt: skip
     blocks = [
         block_on(*rule) for rule in wanted if all(part.removeprefix("substr(").split(",")[0] in have for part in rule)

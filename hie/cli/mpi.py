@@ -23,7 +23,7 @@ from hie.core.database import Database
 from hie.core.errors import BadRequest, NotFound
 from hie.mpi import training
 from hie.mpi.comparison import compare, hard_conflict
-from hie.mpi.demographics import Traits, traits_of_row
+from hie.mpi.demographics import Traits, row_of, traits_of_row
 from hie.mpi.model import DEFAULT_PATH, Model, Score
 from hie.mpi.tables_match import match_traits
 
@@ -44,8 +44,9 @@ mpi.add_command(review)
 @click.option(
     "--base", type=CSV_FILE, default=DEFAULT_PATH, help="The model to start from; the shipped one if not given."
 )
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Where an HTML report goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary for machines.")
-def train(records: Path | None, output: Path, base: Path, as_json: bool) -> None:
+def train(records: Path | None, output: Path, base: Path, report: Path | None, as_json: bool) -> None:
     """Fit the model to RECORDS (a CSV as for `hie mpi link`), or to the exchange's own records. Needs no labels."""
     traits = list(_from_csv(records).values()) if records else _from_exchange()
     provenance = {
@@ -57,6 +58,12 @@ def train(records: Path | None, output: Path, base: Path, as_json: bool) -> None
     }
     trained = training.estimate(traits, Model.load(base), provenance)
     trained.model.save(output)
+    if report:
+        from hie.mpi import report as reporting
+        from hie.mpi.batch_read import read, table_of
+
+        table = read(records) if records else table_of([row_of(str(k), t) for k, t in enumerate(traits)])
+        reporting.write(report, trained.model, reporting.scores_of(table, trained.model))
     found = training.summary(trained)
     if as_json:
         click.echo(orjson.dumps(found))

@@ -47,7 +47,7 @@ def register(blueprint: Blueprint) -> None:
     """Add these routes."""
     blueprint.get("/review", endpoint="review")(show_queue)
     blueprint.get("/review/questions/<task_id>", endpoint="question")(show_question)
-    blueprint.post("/review/questions/<task_id>", endpoint="answer")(answer)
+    blueprint.post("/review/questions/<task_id>", endpoint="settle")(answer)
     blueprint.post("/review/undo/<reference>", endpoint="undo")(undo)
     blueprint.post("/review/find", endpoint="find_person")(find_person)
     blueprint.get("/review/people/<person_id>", endpoint="history")(show_history)

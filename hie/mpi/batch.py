@@ -21,14 +21,15 @@ from hie.mpi.batch_blocks import candidates
 from hie.mpi.batch_cluster import Clusters, Score, cluster
 from hie.mpi.batch_compare import Comparer
 from hie.mpi.batch_read import Column, Table, read, write_links
-from hie.mpi.batch_score import Scorer, Weights, score_all
+from hie.mpi.batch_score import Scored, Scorer, Weights, score_all
 from hie.mpi.batch_train import learn
-from hie.mpi.batch_traits import columns_of
+from hie.mpi.batch_traits import Codes, columns_of
 from hie.mpi.model import Model
 
 THRESHOLD = 1.5
 """Mean bits between two clusters from which they are one person: linking two people is worse than missing a link."""
 
+Scoring = Callable[[Comparer, Scorer, Codes, Codes], Scored]
 FEWEST_ALONE = 0.05
 """Least share of records that are taken to have no other of their person."""
 
@@ -59,7 +60,7 @@ def link_file(source: Path, target: Path, model: Model | None, progress: Progres
 
 
 def link(
-    table: Table, model: Model | None = None, progress: Progress = lambda _: None, base: Model | None = None
+    table: Table, model: Model | None = None, progress: Progress = lambda _: None, scoring: Scoring = score_all
 ) -> Linkage:
     """Links the records of a table; the model is learned from them where none is given."""
     order = np.asarray(pc.sort_indices(table.record_ids)).astype(np.int64)
@@ -70,13 +71,13 @@ def link(
     comparer = Comparer(columns)
     if model is None:
         progress("Learning")
-        model = learn(columns, comparer, pairs, base or Model.load(), {"made by": "hie mpi link"}).model
+        model = learn(columns, comparer, pairs, Model.load(), {"made by": "hie mpi link"}).model
     progress("Comparing")
     scorer = Scorer(model, columns.names)
-    weights, conflict, _ = score_all(comparer, scorer, pairs.i, pairs.j)
+    weights, conflict, _ = scoring(comparer, scorer, pairs.i, pairs.j)
     progress("Clustering")
     found = people_of(
-        len(table), pairs.i, pairs.j, weights, conflict, lambda i, j: score_all(comparer, scorer, i, j), scorer.prior
+        len(table), pairs.i, pairs.j, weights, conflict, lambda i, j: scoring(comparer, scorer, i, j), scorer.prior
     )
     # back to the order of the file; a person is named after her first record
     person, probability = np.empty(len(table), np.int64), np.empty(len(table))

@@ -13,6 +13,8 @@ from hie.mpi.estimation import Floats, tables_of
 from hie.mpi.model import WITH_FREQUENCIES, Model
 
 Weights = npt.NDArray[np.float32]
+Scored = tuple[Weights, npt.NDArray[np.bool_], Weights]
+"""Bits of pairs, whether a hard conflict forbids each, and how much each can tell."""
 HOPELESS = -12.0
 """Bits below which a pair is not looked at again."""
 
@@ -97,9 +99,7 @@ class Scorer:
         return made
 
 
-def score_all(
-    comparer: Comparer, scorer: Scorer, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32]
-) -> tuple[Weights, npt.NDArray[np.bool_], Weights]:
+def score_all(comparer: Comparer, scorer: Scorer, i: npt.NDArray[np.int32], j: npt.NDArray[np.int32]) -> Scored:
     """Bits of every pair, whether a hard conflict forbids it, and how much it can tell."""
     weights = np.empty(len(i), np.float32)
     conflict = np.zeros(len(i), bool)

@@ -128,6 +128,30 @@ def traits_of_row(row: Mapping[str, str]) -> Traits:
     )
 
 
+def row_of(record_id: str, traits: Traits) -> dict[str, str]:
+    """The traits as a row of the linkage CSV: the first value of each, which is all that a row can hold."""
+    place = traits.addresses[0] if traits.addresses else Address()
+    unit = f" apt {place.unit}" if place.unit else ""
+    return {
+        "record_id": record_id,
+        "given": "".join(traits.given[:1]),
+        "middle": " ".join(traits.middle),
+        "family": "".join(traits.family[:1]),
+        "former_family": "".join(traits.former[:1]),
+        "suffix": traits.suffix,
+        "birth_date": traits.birth_date,
+        "sex": traits.sex,
+        "ssn": traits.ssn,
+        "phone": "".join(traits.phones[:1]),
+        "email": "".join(traits.emails[:1]),
+        "street": f"{place.number} {place.street}{unit}".strip(),
+        "city": place.city,
+        "state": place.state,
+        "zip": place.zip,
+        "birth_order": str(traits.birth_order or ""),
+    }
+
+
 @dataclass(frozen=True)
 class _Name:
     given: list[str]

@@ -86,3 +86,24 @@ def test_reading_starts_no_thread(tmp_path):
         connection.exec_driver_sql("SELECT 1")
     assert "wal-checkpointer" not in {thread.name for thread in threading.enumerate()}
     database.close()
+
+
+def test_two_processes_worth_of_writers_take_turns(tmp_path):
+    """Two databases on one file, as two workers have."""
+    first, second = (Database(f"sqlite:///{tmp_path / 'x.sqlite'}") for _ in range(2))
+    scratch.create(first.engine)
+
+    def write(database):
+        for n in range(30):
+            with database.write() as connection:
+                connection.execute(scratch.insert().values(n=n, at=datetime.now(UTC)))
+
+    threads = [threading.Thread(target=write, args=(d,)) for d in (first, second) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with first.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(scratch)) == 180
+    first.close()
+    second.close()
