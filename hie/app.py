@@ -47,6 +47,8 @@ from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
+from hie.gateway.notices import Notices
+from hie.gateway.portal import Portal
 from hie.gateway.release import Release
 from hie.gateway.services import Services
 from hie.gateway.transport import Transport
@@ -108,6 +110,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
+    portal = Portal(database, clock, identities)
+    notices = Notices(database, clock)
     release = Release(
         fhir_base=settings.fhir_base,
         query_deadline=settings.query_deadline,
@@ -115,6 +119,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         identity=identities,
         consents=consent_service,
+        portal=portal,
+        notices=notices,
         audit=audit_log,
         transport=transport,
         gateway_ids=GatewayIds(database, master_key.derive("gateway-ids")),
@@ -130,6 +136,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         consents=consent_service,
         audit=audit_log,
         release=release,
+        portal=portal,
+        notices=notices,
         accounting=Accounting(
             database,
             clock,
@@ -139,7 +147,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
         statistics=LogStatistics(database),
         health=LogHealth(database, clock, verify=lambda progress: _verify(settings, progress)),
-        own_person=lambda _email: None,
+        own_person=lambda email: next(iter(sorted(portal.own_people(email))), None),
         secret=master_key.derive("sessions"),
     )
 

@@ -8,6 +8,7 @@ only that record gives, no candidate found through it; and whoever is known to P
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -17,6 +18,7 @@ from hie.core.caller import EXCHANGE, Caller, Role
 from hie.core.clock import Clock, instant
 from hie.core.errors import ServiceUnavailable
 from hie.gateway.directory import Directory
+from hie.gateway.portal import Portal
 from hie.mpi.golden import golden
 from hie.mpi.identity import IdentityService, Person
 
@@ -30,8 +32,15 @@ class Governance:
     """Consent's questions, asked with what the gateway knows."""
 
     def __init__(
-        self, *, directory: Directory, identity: IdentityService, consents: ConsentService, clock: Clock
+        self,
+        *,
+        directory: Directory,
+        identity: IdentityService,
+        consents: ConsentService,
+        portal: Portal,
+        clock: Clock,
     ) -> None:
+        self._portal = portal
         self._directory = directory
         self._identity = identity
         self._consents = consents
@@ -42,6 +51,8 @@ class Governance:
         actors = {f"Organization/{caller.organization}"}
         actors.update(f"Device/{i}" for i in (caller.client_id,) if i)
         actors.update(i for i in (caller.subject_id, caller.user_id) if i)
+        if caller.role is Role.PATIENT and caller.user_id:
+            actors.update(f"Patient/{person_id}" for person_id in self._portal.own_people(caller.user_id))
         return Request(
             actors=frozenset(actors),
             purposes=caller.purposes,
@@ -55,7 +66,8 @@ class Governance:
         """What governs a person. Raises ServiceUnavailable where the consents cannot be read and no glass is broken."""
         person_ids = self._identity.person_ids(person.id)
         try:
-            return self._consents.policy(person_ids, self._subject(person))
+            subject = self._subject(person)
+            policy = self._consents.policy(person_ids, subject)
         except sa.exc.SQLAlchemyError as error:
             log.error("consents", extra={"type": type(error).__name__})
             if not request.break_glass:
@@ -63,6 +75,8 @@ class Governance:
                     "The consents cannot be read, so nothing was released. Try again shortly."
                 ) from None
             return self._consents.policy_unread(person_ids)
+        acting = self._portal.representatives(subject.records or ())
+        return replace(policy, representatives=policy.representatives | acting) if acting else policy
 
     def _subject(self, person: Person) -> Subject:
         """What the law of minors goes by, and whose consents are the person's."""

@@ -42,8 +42,10 @@ from hie.gateway.directory import Directory, Member
 from hie.gateway.federation import Federation, Question, SourceAnswer, background_of, query_of
 from hie.gateway.gateway_ids import GatewayIds, LocalId
 from hie.gateway.governance import Governance
+from hie.gateway.notices import Notices
 from hie.gateway.pace import Pace
 from hie.gateway.part2 import NOTICE, add_notice
+from hie.gateway.portal import Portal
 from hie.gateway.preview import Change, Preview, Somebody, SourcePreview, by_type
 from hie.gateway.redaction import PUBLIC_TYPES, redact
 from hie.gateway.rewriting import Origin, finish, local_patient_id, references, rewrite
@@ -109,6 +111,8 @@ class ChartEntry:
     sha256: str
     labels: tuple[str, ...]
     decision: Decision
+    local_patient: str = ""
+    """The member's own id of the patient."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,8 @@ class Release:
         directory: Directory,
         identity: IdentityService,
         consents: ConsentService,
+        portal: Portal,
+        notices: Notices,
         audit: AuditLog,
         transport: Transport,
         gateway_ids: GatewayIds,
@@ -180,7 +186,10 @@ class Release:
         self._transport = transport
         self._federation = Federation(directory, transport)
         self._ids = gateway_ids
-        self._governance = Governance(directory=directory, identity=identity, consents=consents, clock=clock)
+        self._notices = notices
+        self._governance = Governance(
+            directory=directory, identity=identity, consents=consents, portal=portal, clock=clock
+        )
         self._pace = Pace(gateway_ids.key)
 
     def chart(
@@ -226,6 +235,7 @@ class Release:
         entries, denials = self._decide(answers, policy, request)
         released = page([entry for entry in entries if keep(entry.resource)])
         patient = person.resource if with_patient else None
+        self._tell_custodians(attempt, released)
         receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
         return ChartAnswer(
             person=person,
@@ -265,6 +275,7 @@ class Release:
         self._pace.observe(member.id, time.monotonic() - started)
         if not entries:
             attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
+        self._tell_custodians(attempt, entries)
         receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
         return ReadAnswer(entries[0].resource, receipts)
 
@@ -483,6 +494,12 @@ class Release:
             if not answer.background
         ]
 
+    def _tell_custodians(self, attempt: _Attempt, released: Sequence[ChartEntry]) -> None:
+        """Break-glass: each member whose records leave because the glass was broken is told before they do."""
+        broken = Counter((e.member_id, e.local_patient) for e in released if e.decision.break_glass)
+        if broken:
+            self._notices.glass_broken(attempt.caller, broken, attempt.request_id)
+
     def _shown(self, sources: Sequence[SourceStatus], released: Sequence[ChartEntry]) -> tuple[SourceStatus, ...]:
         """The sources as a reader may see them: with what was released of each. A Part 2 member of which nothing
         was released is not named, but where it failed to answer."""
@@ -568,6 +585,7 @@ class _Decided:
             sha256=_sha256(self.leaving),
             labels=tuple(sorted(code for _, code in labels)),
             decision=self.decision,
+            local_patient=self.origin.local_patient,
         )
 
 
@@ -675,7 +693,7 @@ class _Attempt:
             person_id=person_id,
             query=self.query,
             request_id=self.request_id,
-            description=f"{len(released)} resources released, {len(denials)} withheld",
+            description=f"{len(released)} resources released, {len(denials)} withheld{_told(released)}",
             sources=_source_outcomes(sources),
             released=tuple(_manifest(patient, released)),
             decisions=_trace([entry.decision for entry in released] + list(denials)),
@@ -706,6 +724,11 @@ class _Attempt:
             request_id=self.request_id,
             description="candidate shown" if person_id else "no candidates",
         )
+
+
+def _told(released: Sequence[ChartEntry]) -> str:
+    custodians = sorted({entry.member_id for entry in released if entry.decision.break_glass})
+    return f"; glass broken, told: {', '.join(custodians)}" if custodians else ""
 
 
 def _manifest(patient: Resource | None, released: Sequence[ChartEntry]) -> Iterator[Released]:
