@@ -6,8 +6,7 @@ difference between the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hie.audit import codes
 from hie.core.fhir import Resource
@@ -15,21 +14,25 @@ from hie.core.fhir import Resource
 WIDTH = 128
 """Characters of a column; an id that the exchange did not make may be longer and is cut, in search as in the row."""
 
+_PROVIDER = codes.PROVIDER.code
+_PATIENT = codes.PATIENT_ROLE.code
+_REPOSITORY = codes.DATA_REPOSITORY.code
+_REQUEST_ID = codes.REQUEST_ID.code
+_OAUTH_USER = codes.OAUTH_USER.code
+_NOTHING: Resource = {}
 
-@dataclass(frozen=True)
-class EntityKey:
+
+class EntityKey(NamedTuple):
     """A reference among the entities, its version left out."""
 
     resource_type: str
     resource_id: str
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """What an entry can be found by. `failures` are (member id, status) of the sources that fell short."""
 
     type: str
-    subtypes: frozenset[str]
     action: str
     outcome: str
     person_id: str | None
@@ -38,35 +41,69 @@ class Columns:
     user_id: str | None
     session: str | None
     request_id: str | None
+    subtypes: frozenset[str]
     purposes: frozenset[str]
     entities: frozenset[EntityKey]
     failures: frozenset[tuple[str, str]]
 
 
 def columns(body: Resource) -> Columns:
-    """The columns of one AuditEvent of this log."""
-    agents, entities = body["agent"], body.get("entity", [])
+    """The columns of one AuditEvent of this log; each scalar is the first that is found. One pass, since verifying
+    a log does this for every entry."""
+    organization = client_id = user_id = None
+    for agent in body["agent"]:
+        who = agent["who"]
+        if "identifier" in who:
+            system, value = who["identifier"].get("system", ""), who["identifier"]["value"]
+            client_id = client_id or (value if system.endswith(codes.CLIENT_ID) else None)
+            user_id = user_id or (value if system.endswith(codes.USER_ID) else None)
+        if not organization and any(coding["code"] == _PROVIDER for coding in agent["type"]["coding"]):
+            organization = _reference_id(who)
+    person_id = session = request_id = None
+    entities, failures = set(), set()
+    for entity in body.get("entity", ()):
+        what, kind = entity.get("what", _NOTHING), entity["type"]["code"]
+        role = entity["role"]["code"] if "role" in entity else None
+        if "reference" in what:
+            key = entity_key(what["reference"])
+            if key:
+                entities.add(key)
+                if role == _PATIENT:
+                    person_id = person_id or key.resource_id
+                elif role == _REPOSITORY and (status := _status(entity)) != "ok":
+                    failures.add((key.resource_id, status))
+        elif "identifier" in what:
+            identifier = what["identifier"]
+            if kind == _REQUEST_ID:
+                request_id = request_id or identifier["value"]
+            elif kind == _OAUTH_USER:
+                session = session or identifier["value"].removeprefix(codes.JTI)
+            elif identifier.get("system", "").endswith(codes.SESSION_ID):
+                session = session or identifier["value"]
     return Columns(
         type=body["type"]["code"],
-        subtypes=frozenset(subtype["code"] for subtype in body.get("subtype", [])),
         action=body["action"],
         outcome=body["outcome"],
-        person_id=_first(_reference_id(entity) for entity in entities if _role(entity) == codes.PATIENT_ROLE.code),
-        organization=_first(_reference_id(agent) for agent in agents if _is(agent, codes.PROVIDER.code)),
-        client_id=_first(_identifier(agent, codes.CLIENT_ID) for agent in agents),
-        user_id=_first(_identifier(agent, codes.USER_ID) for agent in agents),
-        session=_first(_session(entity) for entity in entities),
-        request_id=_first(_value(entity) for entity in entities if _type(entity) == codes.REQUEST_ID.code),
-        purposes=frozenset(c["coding"][0]["code"] for c in body.get("purposeOfEvent", [])),
-        entities=frozenset(key for entity in entities if (key := entity_key(_reference(entity)))),
-        failures=frozenset(_failures(entities)),
+        person_id=_clipped(person_id),
+        organization=_clipped(organization),
+        client_id=_clipped(client_id),
+        user_id=_clipped(user_id),
+        session=_clipped(session),
+        request_id=_clipped(request_id),
+        subtypes=frozenset([subtype["code"] for subtype in body.get("subtype", ())]),
+        purposes=frozenset([concept["coding"][0]["code"] for concept in body.get("purposeOfEvent", ())]),
+        entities=frozenset(entities),
+        failures=frozenset(failures),
     )
 
 
 def entity_key(reference: str) -> EntityKey | None:
     """The key of `Type/id` or `Type/id/_history/version`; None for anything else."""
-    parts = reference.split("/_history/")[0].split("/")
-    return EntityKey(parts[0], clip(parts[1])) if len(parts) == 2 and all(parts) else None
+    kind, _, rest = reference.partition("/")
+    name, slash, version = rest.partition("/")
+    if not (kind and name) or (slash and not version.startswith("_history/")):
+        return None
+    return EntityKey(kind, clip(name))
 
 
 def clip(value: str) -> str:
@@ -74,59 +111,14 @@ def clip(value: str) -> str:
     return value[:WIDTH]
 
 
-def _first(found: Iterator[str | None]) -> str | None:
-    value = next((value for value in found if value), None)
+def _clipped(value: str | None) -> str | None:
     return clip(value) if value else None
 
 
-def _failures(entities: list[Resource]) -> Iterator[tuple[str, str]]:
-    for entity in entities:
-        if _role(entity) == codes.DATA_REPOSITORY.code:
-            status = next(d["valueString"] for d in entity["detail"] if d["type"] == "status")
-            member_id = _reference_id(entity)
-            if member_id and status != "ok":
-                yield member_id, status
+def _status(entity: Resource) -> str:
+    return str(next(detail["valueString"] for detail in entity["detail"] if detail["type"] == "status"))
 
 
-def _is(agent: Resource, code: str) -> bool:
-    return any(coding["code"] == code for coding in agent["type"]["coding"])
-
-
-def _type(entity: Resource) -> str:
-    return str(entity["type"]["code"])
-
-
-def _role(entity: Resource) -> str | None:
-    return entity["role"]["code"] if "role" in entity else None
-
-
-def _named(holder: Resource) -> Resource:
-    """The Reference of an agent or entity."""
-    reference: Resource = holder.get("who") or holder.get("what") or {}
-    return reference
-
-
-def _reference(holder: Resource) -> str:
-    return str(_named(holder).get("reference", ""))
-
-
-def _reference_id(holder: Resource) -> str | None:
-    key = entity_key(_reference(holder))
+def _reference_id(who: Resource) -> str | None:
+    key = entity_key(who.get("reference", ""))
     return key.resource_id if key else None
-
-
-def _value(holder: Resource) -> str | None:
-    value = _named(holder).get("identifier", {}).get("value")
-    return value if isinstance(value, str) else None
-
-
-def _identifier(holder: Resource, system: str) -> str | None:
-    given = _named(holder).get("identifier", {}).get("system", "")
-    return _value(holder) if given.endswith(system) else None
-
-
-def _session(entity: Resource) -> str | None:
-    """The id of the token or console session."""
-    if _type(entity) == codes.OAUTH_USER.code:
-        return (_value(entity) or "").removeprefix(codes.JTI)
-    return _identifier(entity, codes.SESSION_ID)

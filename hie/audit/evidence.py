@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 
 from hie.audit.checkpoint import Proof, SignedCheckpoint
+from hie.audit.export import export_lines
 from hie.audit.merkle import TILE_WIDTH, Tile, inclusion_proof
 from hie.audit.note import VerifierKey
 from hie.audit.seal import Seal
-from hie.audit.tables import checkpoints, cosignatures, entries
-from hie.audit.tree import StoredTree
+from hie.audit.tables import cosignatures, entries
+from hie.audit.tree import StoredTree, newest_size, signed_note
 from hie.core.database import Database
 
 
@@ -51,6 +53,11 @@ class Evidence:
         with self._database.read() as connection:
             return connection.scalar(sa.select(entries.c.leaf).where(entries.c.entry_index == index))
 
+    def export(self, first: int = 0) -> Iterator[bytes]:
+        """The log from entry `first` on as lines of NDJSON (`export.py`), bodies included: not for everybody."""
+        with self._database.read() as connection:
+            yield from export_lines(connection, self.public_keys(), first)
+
     def proof(self, entry_id: str) -> Proof | None:
         """That an entry is in the log, under the newest checkpoint that a witness cosigned, else the newest of all."""
         with self._database.read() as connection:
@@ -68,15 +75,3 @@ def proof_of(connection: sa.Connection, index: int, leaf: bytes) -> Proof | None
         return None
     path = inclusion_proof(index, size, StoredTree(connection, size))
     return Proof(index, leaf, tuple(path), SignedCheckpoint.parse(note))
-
-
-def newest_size(connection: sa.Connection) -> int:
-    """The number of entries that the newest checkpoint signs."""
-    return connection.scalar(sa.select(sa.func.max(checkpoints.c.tree_size))) or 0
-
-
-def signed_note(connection: sa.Connection, size: int) -> bytes | None:
-    """The checkpoint of a size, with its cosignatures below the log's own signature."""
-    note = connection.scalar(sa.select(checkpoints.c.note).where(checkpoints.c.tree_size == size))
-    lines = sa.select(cosignatures.c.line).where(cosignatures.c.tree_size == size).order_by(cosignatures.c.witness)
-    return b"".join([note, *connection.scalars(lines)]) if note else None

@@ -11,11 +11,14 @@ from hie.core.errors import ConfigurationError, HieError
 
 COMMANDS = {
     "apply": "hie.cli.apply",
+    "audit": "hie.cli.audit",
+    "consent": "hie.cli.consent",
     "db": "hie.cli.db",
     "demo": "hie.cli.demo",
     "member": "hie.cli.member",
     "mpi": "hie.cli.mpi",
     "serve": "hie.cli.serve",
+    "witness": "hie.cli.witness",
 }
 """Command -> its module, imported only when the command is named: the start-up of one pays for no other."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from hie.audit.cosigning import parse_witnesses
 from hie.audit.log import AuditLog
 from hie.audit.seal import Seal
 from hie.core import schema
@@ -42,6 +43,7 @@ def serve(host: str, port: int, workers: int, threads: int) -> None:
 
 def _require_sound_log(database: Database, settings: Settings) -> None:
     """An exchange whose log is not the one that was signed does not start."""
+    parse_witnesses(settings.witnesses)
     try:
         AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings)).check()
     except LogDamaged as damaged:

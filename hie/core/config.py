@@ -37,9 +37,11 @@ class Settings(BaseSettings):
     env: Environment = Environment.PRODUCTION
     query_deadline_ms: int = Field(default=5000, ge=100, le=120_000)
     consent_default: ConsentDefault = ConsentDefault.PERMIT
-    retention_years: int = Field(default=6, ge=6, le=100)
     consent_rules: Path | None = None
     log_key: SecretStr = SecretStr("")
+    witnesses: str = ""
+    witness_seconds: float = Field(default=60, ge=0.1, le=86_400)
+    retention_years: int = Field(default=6, ge=6, le=100)
 
     @field_validator("base_url")
     @classmethod

@@ -16,9 +16,10 @@ from hie.audit.retention import Retention, emptied_without_archive
 from hie.audit.review import Review
 from hie.audit.suspensions import Suspension
 from hie.audit.tables import entries
+from hie.audit.verify import Wrong, verify
 from hie.core.errors import BadRequest, Conflict, NotFound
 from tests.audit.community import FakeCommunity
-from tests.audit.samples import Clock, disclosure
+from tests.audit.samples import Clock, disclosure, seal
 from tests.audit.test_review import GLASS, OLU, PATIENCE
 
 LONG_AGO = datetime(2018, 5, 1, 8, tzinfo=UTC)
@@ -122,6 +123,18 @@ def test_a_body_does_not_go_without_an_archive_or_before_its_time_or_under_a_hol
     retention.lift("person-1", PATIENCE, "r")
     with database.write() as connection:
         connection.execute(sa.update(entries).where(entries.c.entry_index == 0).values(body=b"", salt=b""))
+
+
+def test_the_log_verifies_although_bodies_went_to_an_archive_and_not_without_it(database, aged, retention, tmp_path):
+    ring = seal(tmp_path).ring()
+    assert retention.archive(tmp_path / "a.ndjson", None, "r").entries == 4
+    report = verify(database.url, ring, processes=1)
+    assert report.entries == aged.search(AuditQuery()).total
+    with database.write() as connection:
+        connection.execute(sa.text("DELETE FROM audit_archives"))
+    with pytest.raises(Wrong) as found:
+        verify(database.url, ring, processes=1)
+    assert (found.value.index, "archive" in found.value.reason) == (0, True)
 
 
 def test_deleting_stays_refused_for_what_is_archived(database, aged):

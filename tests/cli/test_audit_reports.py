@@ -42,7 +42,6 @@ class Office:
     identity: IdentityService
     log: AuditLog
     person_id: str
-    seal: Seal
 
     def add_member(self, slug: str) -> None:
         content = {"members": [{"id": slug, "name": "Lakeside Hospital", "patient_id_system": SYSTEM}]}
@@ -67,12 +66,11 @@ def office(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HIE_DATABASE_URL", database_url)
     database = Database(database_url)
     schema.upgrade(database)
-    seal = Seal.of(Settings.load())
     identity = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), system_clock)
     fed = identity.record("lakeside", Identifier(SYSTEM, "L-1"), patient("Lindqvist"))
-    log = AuditLog(database, system_clock, BASE, seal)
+    log = AuditLog(database, system_clock, BASE, Seal.of(Settings.load()))
     log.record(disclosure(fed.record.person_id), disclosure("somebody-else"))
-    yield Office(database, identity, log, fed.record.person_id, seal)
+    yield Office(database, identity, log, fed.record.person_id)
     log.close()
     database.close()
 
@@ -184,7 +182,7 @@ def test_a_hold_is_placed_listed_and_lifted(office: Office) -> None:
 def test_what_is_old_is_archived_and_the_archive_checked(office: Office, tmp_path: Path) -> None:
     path = tmp_path / "old.ndjson"
     assert office.run("archive", str(path)).output == "nothing to archive\n"
-    aged = AuditLog(office.database, lambda: datetime(2015, 1, 1, tzinfo=UTC), BASE, office.seal)
+    aged = AuditLog(office.database, lambda: datetime(2015, 1, 1, tzinfo=UTC), BASE, Seal.of(Settings.load()))
     aged.record(disclosure(office.person_id), disclosure("somebody-else"))
     aged.close()
     office.run("hold", office.person_id, "--reason", "Lindqvist v. Harbor")

@@ -56,7 +56,7 @@ def main() -> None:
         page.goto("/emergency")
         page.get_by_label("Last name").fill("Lindquist")
         page.get_by_label("First name").fill("Marta")
-        page.get_by_label("Year").fill("1949")
+        page.get_by_label("Year", exact=True).fill("1949")
         page.get_by_role("button", name="Search").click()
         page.get_by_role("link", name="Marta Elisabet Lindqvist").click()
         _take(page, "emergency")

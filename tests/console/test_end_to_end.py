@@ -189,7 +189,7 @@ def look_up(page: Page) -> None:
     page.get_by_label("Last name").fill("Lindquist")
     page.get_by_label("First name").fill("Marta")
     for part, value in (("Month", "11"), ("Day", "2"), ("Year", "1949")):
-        page.get_by_label(part).fill(value)
+        page.get_by_label(part, exact=True).fill(value)
     page.get_by_role("button", name="Search").click()
     page.get_by_role("link", name="Marta Elisabet Lindqvist").first.click()
 
