@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import structlog
 from flask import Flask
 
 from hie.audit.accounting import Accounting
@@ -171,16 +170,14 @@ def _verify(settings: Settings, progress: Progress) -> Found:
 
 def _configure_log() -> None:
     """One JSON line an event on stderr. Nothing that is logged holds patient data, addresses or tokens (law L10)."""
+    import structlog  # a tenth of a second that only a server needs
+
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
     render: list[structlog.types.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.JSONRenderer(),

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from urllib.parse import urlsplit
 
 from hie.audit import codes
@@ -61,19 +62,19 @@ _REST_ROLES = {
 
 def audit_event(event: Event, entry_id: str, recorded: datetime, fhir_base: str) -> Resource:
     """The AuditEvent of `event`. Raises TypeError or ValueError where a decision cannot be written as JSON."""
-    form = _form(event)
+    form, time = _form(event), instant(recorded)
     resource: Resource = {
         "resourceType": "AuditEvent",
         "id": entry_id,
-        "meta": {"lastUpdated": instant(recorded)},
+        "meta": {"lastUpdated": time},
         "type": form.type.json(),
         "subtype": [subtype.json() for subtype in form.subtypes],
         "action": form.action,
-        "recorded": instant(recorded),
+        "recorded": time,
         "outcome": event.outcome.value,
         "agent": list(_agents(event, form, fhir_base)),
         "source": {
-            "site": urlsplit(fhir_base).hostname or fhir_base,
+            "site": _site(fhir_base),
             "observer": _EXCHANGE_WHO,
             "type": [codes.APPLICATION_SERVER.json()],
         },
@@ -102,6 +103,11 @@ def redacted(entry_id: str, recorded: datetime) -> Resource:
         "agent": [{"type": codes.APPLICATION.concept(), "who": {"display": "Archived"}, "requestor": False}],
         "source": {"observer": _EXCHANGE_WHO, "type": [codes.APPLICATION_SERVER.json()]},
     }
+
+
+@cache
+def _site(fhir_base: str) -> str:
+    return urlsplit(fhir_base).hostname or fhir_base
 
 
 # -- the pattern
@@ -397,7 +403,11 @@ def _entity(
 def _shown(value: object) -> str:
     if value is None:
         return ""
-    return _text(value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), sort_keys=True))
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(json.dumps(value, separators=(",", ":"), sort_keys=True))
 
 
 def _identified(system: str, value: str) -> Resource:
@@ -410,4 +420,6 @@ def _text(value: str) -> str:
     A claimed client id or a header is the caller's to choose, and must not be able to keep its own attempt out of the
     log.
     """
+    if value.isprintable() and len(value) <= _MAX_TEXT:
+        return value
     return _UNPRINTABLE.sub("\ufffd", value[:_MAX_TEXT])

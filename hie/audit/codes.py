@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 from hie.core.fhir import Resource
@@ -15,11 +16,17 @@ class Coding(NamedTuple):
     display: str
 
     def json(self) -> Resource:
-        return {"system": self.system, "code": self.code, "display": self.display}
+        """To be read only: an entry is made of many codings, and each is the same object every time."""
+        return _json(self)
 
     def concept(self) -> Resource:
         """As a CodeableConcept."""
-        return {"coding": [self.json()]}
+        return {"coding": [_json(self)]}
+
+
+@cache
+def _json(coding: Coding) -> Resource:
+    return {"system": coding.system, "code": coding.code, "display": coding.display}
 
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"

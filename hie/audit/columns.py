@@ -99,8 +99,11 @@ def columns(body: Resource) -> Columns:
 
 def entity_key(reference: str) -> EntityKey | None:
     """The key of `Type/id` or `Type/id/_history/version`; None for anything else."""
-    parts = reference.split("/_history/", 1)[0].split("/")
-    return EntityKey(parts[0], clip(parts[1])) if len(parts) == 2 and all(parts) else None
+    kind, _, rest = reference.partition("/")
+    name, slash, version = rest.partition("/")
+    if not (kind and name) or (slash and not version.startswith("_history/")):
+        return None
+    return EntityKey(kind, clip(name))
 
 
 def clip(value: str) -> str:

@@ -49,7 +49,8 @@ WAIT_SECONDS = 10.0
 MAX_BATCH = 512
 """Requests in one transaction: bounds its size, not its wait."""
 
-_POSTGRESQL_LOCK = 0x6869652D6C6F67  # "hie-log"
+_POSTGRESQL_SETTINGS = "SELECT set_config('lock_timeout', %s, true), set_config('synchronous_commit', 'on', true)"
+_POSTGRESQL_LOCK = f"SELECT pg_advisory_xact_lock({0x6869652D6C6F67})"  # "hie-log"
 _REFUSALS = (sa.exc.SQLAlchemyError, LogDamaged, ConfigurationError, NoteError)
 
 
@@ -256,9 +257,8 @@ class AuditLog:
     def _take_lock(self, connection: sa.Connection) -> None:
         """The log's lock, until the end of the transaction. On SQLite `Database.write()` has taken it."""
         if not self._database.is_sqlite:
-            settings = {"lock_timeout": f"{int(self._wait * 1000)}ms", "synchronous_commit": "on"}
-            connection.execute(sa.select(*(sa.func.set_config(name, v, True) for name, v in settings.items())))
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_POSTGRESQL_LOCK)))
+            connection.exec_driver_sql(_POSTGRESQL_SETTINGS, (f"{int(self._wait * 1000)}ms",))
+            connection.exec_driver_sql(_POSTGRESQL_LOCK)
 
     def _committed(self, head: Head) -> None:
         self._heads.install(head)

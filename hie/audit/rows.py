@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
 
 from hie.audit.entry import Draft
@@ -27,6 +26,8 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_statement(table), list(rows))
         return
+    import psycopg  # only where PostgreSQL is used
+
     driver: Any = connection.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:
@@ -56,7 +57,8 @@ def insert_entries(connection: sa.Connection, first: int, drafts: Sequence[Draft
 def insert_tree(connection: sa.Connection, full: Sequence[FullTile], size: int, note: bytes) -> None:
     """What signs the entries: tiles that they completed, and the checkpoint."""
     insert(connection, tiles, [(done.tile.level, done.tile.index, done.root, done.hashes) for done in full])
-    insert(connection, checkpoints, [(size, note)])
+    place = "?, ?" if connection.dialect.name == "sqlite" else "%s, %s"
+    connection.exec_driver_sql(f"INSERT INTO {checkpoints.name} VALUES ({place})", (size, note))
 
 
 def _entry(index: int, draft: Draft, as_text: bool) -> Row:

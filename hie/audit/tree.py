@@ -24,11 +24,9 @@ from hie.core.errors import LogDamaged
 _KEPT_TILES = 64
 Rows = list[list[bytes]]
 
-_NEWEST = sa.select(checkpoints).order_by(checkpoints.c.tree_size.desc()).limit(1).subquery()
-_HEAD = sa.select(
-    sa.select(sa.func.max(entries.c.entry_index)).scalar_subquery(),
-    sa.select(_NEWEST.c.tree_size).scalar_subquery(),
-    sa.select(_NEWEST.c.note).scalar_subquery(),
+_HEAD = (
+    "SELECT (SELECT max(entry_index) FROM audit_entries), (SELECT max(tree_size) FROM audit_checkpoints), "
+    "(SELECT note FROM audit_checkpoints ORDER BY tree_size DESC LIMIT 1)"
 )
 """The last index and the newest checkpoint, in one statement: one state of the log, whoever is writing."""
 
@@ -134,7 +132,7 @@ class Heads:
 
 def _stored(connection: sa.Connection) -> tuple[int, bytes]:
     """The newest checkpoint; raises LogDamaged unless it covers all entries."""
-    last, size, note = connection.execute(_HEAD).one()
+    last, size, note = connection.exec_driver_sql(_HEAD).one()
     rows = 0 if last is None else last + 1
     if rows != (size or 0):
         raise LogDamaged(f"there are {rows} entries, and the newest checkpoint is of {size or 0}")

@@ -175,7 +175,7 @@ def hold(patient: str | None, reason: str | None, lift: bool) -> None:
 @click.option("--until", "ends", type=MOMENT, required=True, help="When it ends (UTC).")
 @click.option("--written", is_flag=True, help="There is a written statement; without one, 30 days at most.")
 def suspend(patient: str, recipient: str, agency: str, ends: datetime, written: bool) -> None:
-    """Leave disclosures to a law-enforcement or oversight agency out of PATIENT's accounting, 45 CFR 164.528 (a)(2)."""
+    """Leave disclosures to law enforcement or oversight out of PATIENT's accounting (45 CFR 164.528 (a)(2))."""
     with opened() as exchange:
         if exchange.directory.member(recipient) is None:
             raise NotFound(f"There is no member {recipient}.")

@@ -15,7 +15,7 @@ def system_clock() -> datetime:
 
 def instant(moment: datetime) -> str:
     """FHIR `instant` of an aware datetime: UTC, microseconds, trailing `Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_instant(text: str) -> datetime:

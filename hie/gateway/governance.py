@@ -7,10 +7,10 @@ only that record gives, no candidate found through it; and whoever is known to P
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import sqlalchemy as sa
-import structlog
 
 from hie.consent.policy import PersonPolicy, Request, could_release
 from hie.consent.service import ConsentService, Subject
@@ -22,7 +22,7 @@ from hie.gateway.portal import Portal
 from hie.mpi.golden import golden
 from hie.mpi.identity import IdentityService, Person
 
-log = structlog.get_logger("hie")
+log = logging.getLogger("hie")
 
 _OF_THE_EXCHANGE = frozenset({Role.DATA_STEWARD, Role.PRIVACY_OFFICER, Role.OPERATOR})
 """Roles that, at the exchange itself, work with every member's records on the members' behalf."""
@@ -69,7 +69,7 @@ class Governance:
             subject = self._subject(person)
             policy = self._consents.policy(person_ids, subject)
         except sa.exc.SQLAlchemyError as error:
-            log.error("consents", type=type(error).__name__)
+            log.error("consents", extra={"type": type(error).__name__})
             if not request.break_glass:
                 raise ServiceUnavailable(
                     "The consents cannot be read, so nothing was released. Try again shortly."

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import log2
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hie.mpi.batch_blocks import candidates
-from hie.mpi.batch_cluster import Clusters, Score, cluster
+from hie.mpi.batch_blocks import Pairs, candidates
+from hie.mpi.batch_cluster import cluster
 from hie.mpi.batch_compare import Comparer
 from hie.mpi.batch_read import Column, Table, read, write_links
-from hie.mpi.batch_score import Scored, Scorer, Weights, score_all
+from hie.mpi.batch_score import Scored, Scorer, score_all
 from hie.mpi.batch_train import learn
 from hie.mpi.batch_traits import Codes, columns_of
 from hie.mpi.model import Model
 
-THRESHOLD = 1.5
+THRESHOLD = 1.0
 """Mean bits between two clusters from which they are one person: linking two people is worse than missing a link."""
 
 Scoring = Callable[[Comparer, Scorer, Codes, Codes], Scored]
+SAMPLE = 60_000
+"""Records whose pairs tell how many records have no other of their person."""
 FEWEST_ALONE = 0.05
 """Least share of records that are taken to have no other of their person."""
 
@@ -73,12 +74,14 @@ def link(
         progress("Learning")
         model = learn(columns, comparer, pairs, Model.load(), {"made by": "hie mpi link"}).model
     progress("Comparing")
-    scorer = Scorer(model, columns.names)
+    scorer = strangers(len(table), pairs, comparer, Scorer(model, columns.names), scoring)
     weights, conflict, _ = scoring(comparer, scorer, pairs.i, pairs.j)
     progress("Clustering")
-    found = people_of(
-        len(table), pairs.i, pairs.j, weights, conflict, lambda i, j: scoring(comparer, scorer, i, j), scorer.prior
-    )
+
+    def score(i: Codes, j: Codes) -> Scored:
+        return scoring(comparer, scorer, i, j)
+
+    found = cluster(len(table), pairs.i, pairs.j, weights, conflict, score, THRESHOLD, scorer.prior)
     # back to the order of the file; a person is named after her first record
     person, probability = np.empty(len(table), np.int64), np.empty(len(table))
     person[order] = order[found.person]
@@ -94,30 +97,22 @@ def link(
     )
 
 
-def people_of(
-    size: int,
-    i: npt.NDArray[np.int32],
-    j: npt.NDArray[np.int32],
-    weights: Weights,
-    conflict: npt.NDArray[np.bool_],
-    score: Score,
-    prior: float,
-) -> Clusters:
-    """The people.
+def strangers(size: int, pairs: Pairs, comparer: Comparer, scorer: Scorer, scoring: Scoring) -> Scorer:
+    """The scorer for a file in which most records have a person.
 
-    A pair's weight takes the other records for strangers. But where nine records in ten have a person in the file,
-    "it has none" is that much less likely: those bits are added first.
+    A pair's weight takes the other records for strangers. But where nine records in ten have another of their person
+    in the file, "it has none" is that much less likely. A sample of the records tells how many seem to be alone.
     """
+    mixed = np.arange(size, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(1 << 32)
+    chosen = mixed < np.uint64(min(1.0, SAMPLE / size) * ((1 << 32) - 1))
+    at = np.flatnonzero(chosen[pairs.i] | chosen[pairs.j])
+    i, j = pairs.i[at], pairs.j[at]
+    weights, conflict, _ = scoring(comparer, scorer, i, j)
     likely = (weights > THRESHOLD) & ~conflict
     linked = np.zeros(size, bool)
     linked[i[likely]] = linked[j[likely]] = True
-    bits = np.float32(-log2(max(FEWEST_ALONE, 1.0 - float(linked.mean()))))
-
-    def shifted(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> tuple[Weights, npt.NDArray[np.bool_], Weights]:
-        more, forbidden, capacity = score(a, b)
-        return more + bits, forbidden, capacity
-
-    return cluster(size, i, j, weights + bits, conflict, shifted, THRESHOLD, prior + float(bits))
+    alone = 1.0 - float(linked[chosen].mean()) if chosen.any() else 1.0
+    return scorer.among_strangers(max(FEWEST_ALONE, alone))
 
 
 def _reordered(table: Table, order: npt.NDArray[np.int64]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log2
 
 import numpy as np
@@ -15,6 +16,8 @@ from hie.mpi.model import WITH_FREQUENCIES, Model
 Weights = npt.NDArray[np.float32]
 Scored = tuple[Weights, npt.NDArray[np.bool_], Weights]
 """Bits of pairs, whether a hard conflict forbids each, and how much each can tell."""
+LOOKALIKES = ("twin", "namesake")
+"""Classes of two people that look like one."""
 HOPELESS = -12.0
 """Bits below which a pair is not looked at again."""
 
@@ -24,6 +27,7 @@ class Scorer:
 
     def __init__(self, model: Model, names: Strings) -> None:
         self.model = model
+        self.names = names
         self.match = np.array([c.match for c in model.classes])
         self.tables = [np.log2(np.vstack([np.ones((1, t.shape[1])), t])) for t in tables_of(model)]
         match = sum(c.pairs for c in model.classes if c.match)
@@ -41,6 +45,16 @@ class Scorer:
                     shares[codes[name]] = max(share, table.otherwise)
             self.rarity[trait] = np.log2(shares / table.expected)
             self.common[trait] = shares >= model.culture.share
+
+    def among_strangers(self, alone: float) -> Scorer:
+        """The same where only this share of records has no other of its person, so that others count for less.
+
+        Twins and namesakes count in full: they are there as often as before, and look like the person.
+        """
+        classes = tuple(
+            c if c.match or c.name in LOOKALIKES else replace(c, pairs=c.pairs * alone) for c in self.model.classes
+        )
+        return Scorer(replace(self.model, classes=classes), self.names)
 
     def capacity(self, patterns: npt.NDArray[np.int32]) -> Weights:
         """How much each pair can tell at all, in bits."""

@@ -9,6 +9,7 @@ clustering are the local engine's own steps on the driver, so that both engines 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,7 @@ def _session() -> Any:
         from pyspark.sql import SparkSession
     except ImportError:
         raise BadRequest("The engine spark needs PySpark: install the extra `hie[spark]`, and Java 17.") from None
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("hie mpi link").master(os.environ.get("SPARK_MASTER", "local[*]"))
     quiet = {"spark.ui.enabled": "false", "spark.log.level": "ERROR", "spark.driver.memory": "2g"}
     for name, value in quiet.items():
@@ -65,10 +67,10 @@ def _scoring(session: Any) -> Any:
         if len(i) < LEAST:
             return score_all(comparer, scorer, i, j)
         context = session.sparkContext
-        key = id(comparer)
-        if key not in shared:
-            shared[key] = context.broadcast((comparer.columns, scorer.model))
-        known = shared[key]
+        key = id(scorer)
+        if key not in shared:  # the scorer is kept, so that no other can have its id
+            shared[key] = (scorer, context.broadcast((comparer.columns, scorer.model)))
+        known = shared[key][1]
         parts = max(2, context.defaultParallelism) * 2
         bounds = np.linspace(0, len(i), parts + 1).astype(int)
         tasks = [(i[a:b].tobytes(), j[a:b].tobytes()) for a, b in pairwise(bounds)]

@@ -1,0 +1,390 @@
+"""What evidence costs, beside a log without it on the same database in the same run; the tree; proofs; verification.
+
+    .venv/bin/python bench/bench_audit.py [--entries 1000000] [--postgresql URL] [--only append|tree|large]
+
+`append`: 64 callers wait for each entry. "bare" is the same group commit, the same rows with the same indexes and
+guards, and neither leaves hashed into a tree nor tiles, checkpoints, signatures or a high-water mark. "ready" means
+that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "single" commits
+each ready entry by itself. Rounds of all of them alternate, and the median counts.
+
+`tree`: leaves a second of the tree alone, in memory, beside pymerkle's (`pip install pymerkle` to see that line).
+
+`large`: a log of a million entries on SQLite, a proof and a receipt out of it, and `hie audit verify` over it.
+
+PostgreSQL: a throw-away server (Debian's package) with its own settings, fsync on; or --postgresql.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import queue
+import random
+import resource
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from hie.audit.entry import Draft, draft
+from hie.audit.event import Event
+from hie.audit.log import MAX_BATCH, AuditLog, _Request
+from hie.audit.merkle import RightEdge, leaf_hash
+from hie.audit.rows import insert_entries
+from hie.audit.verify import verify
+from hie.core.clock import system_clock
+from hie.core.database import Database, metadata
+from tests.audit.samples import BASE, disclosure, seal
+
+CALLERS = 64
+ENTRIES = 6400
+SINGLE = 300
+ROUNDS = 5
+PG_BIN = Path("/usr/lib/postgresql/15/bin")
+Work = Callable[[int], None]
+
+
+# -- append
+
+
+class Bare:
+    """Group commit and rows, and nothing that proves them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queue: queue.SimpleQueue[tuple[Draft, Future[int]] | None] = queue.SimpleQueue()
+        self._size = 0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def record(self, entry: Draft) -> int:
+        done: Future[int] = Future()
+        self._queue.put((entry, done))
+        return done.result(60)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while first := self._queue.get():
+            batch = [first]
+            while len(batch) < MAX_BATCH and not self._queue.empty():
+                following = self._queue.get()
+                if following is None:
+                    self._queue.put(None)
+                    break
+                batch.append(following)
+            with self._database.write() as connection:
+                insert_entries(connection, self._size, [entry for entry, _ in batch])
+            self._size += len(batch)
+            for place, (_, done) in enumerate(batch):
+                done.set_result(place)
+
+
+def with_evidence(log: AuditLog, events: Sequence[Event]) -> Work:
+    return lambda number: log.record(events[number]) and None
+
+
+def with_evidence_ready(log: AuditLog, drafts: Sequence[Draft]) -> Work:
+    def work(number: int) -> None:
+        request = _Request((drafts[number],))
+        log._committer().submit(request)
+        request.receipts.result(60)
+
+    return work
+
+
+def bare(plain: Bare, events: Sequence[Event]) -> Work:
+    return lambda number: plain.record(draft(events[number], system_clock(), BASE)) and None
+
+
+def bare_ready(plain: Bare, drafts: Sequence[Draft]) -> Work:
+    return lambda number: plain.record(drafts[number]) and None
+
+
+def rate(work: Work, count: int) -> float:
+    """Entries a second of CALLERS threads that each wait for theirs."""
+    numbers = iter(range(count))
+    lock = threading.Lock()
+
+    def call() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            work(number)
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(lambda _: None, range(CALLERS)))  # the threads are there
+        started = time.perf_counter()
+        list(pool.map(lambda _: call(), range(CALLERS)))
+        return count / (time.perf_counter() - started)
+
+
+def events(count: int) -> list[Event]:
+    return [disclosure(f"person-{number % 500}", request_id=f"request-{number}") for number in range(count)]
+
+
+def append(name: str, new_database: Callable[[], Database]) -> None:
+    given = events(ENTRIES)
+    body = len(draft(given[0], system_clock(), BASE).body)
+    print(f"{name}: {CALLERS} callers, {ENTRIES:,} entries a round, body {body:,} bytes")
+    rates: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        ready = [draft(event, system_clock(), BASE) for event in given]
+        for kind in ("log", "bare", "log, ready", "bare, ready"):
+            rates.setdefault(kind, []).append(one_round(kind, new_database(), given, ready))
+        rates.setdefault("single, ready", []).append(single_round(new_database(), ready))
+    middle = {kind: statistics.median(found) for kind, found in rates.items()}
+    for kind, found in middle.items():
+        print(f"  {kind:<16}{found:>9,.0f} a second   ({min(rates[kind]):,.0f} to {max(rates[kind]):,.0f})")
+    for pair in (("log", "bare"), ("log, ready", "bare, ready")):
+        each = [a / b for a, b in zip(rates[pair[0]], rates[pair[1]], strict=True)]
+        print(f"  {pair[0]} / {pair[1]}: {statistics.median(each):.0%} (bar: 80 %)")
+    print(f"  log / single: {middle['log'] / middle['single, ready']:.0f} times (bar: 10)", flush=True)
+
+
+def one_round(kind: str, database: Database, given: Sequence[Event], ready: Sequence[Draft]) -> float:
+    with tempfile.TemporaryDirectory() as home:
+        log = AuditLog(database, system_clock, BASE, seal(Path(home)))
+        plain = Bare(database)
+        work = {
+            "log": with_evidence(log, given),
+            "bare": bare(plain, given),
+            "log, ready": with_evidence_ready(log, ready),
+            "bare, ready": bare_ready(plain, ready),
+        }[kind]
+        try:
+            return rate(work, len(given))
+        finally:
+            log.close()
+            plain.close()
+            database.close()
+
+
+def single_round(database: Database, ready: Sequence[Draft]) -> float:
+    lock = threading.Lock()
+    size = iter(range(len(ready)))
+
+    def work(number: int) -> None:
+        with lock, database.write() as connection:
+            insert_entries(connection, next(size), [ready[number]])
+
+    try:
+        return rate(work, SINGLE)
+    finally:
+        database.close()
+
+
+@contextmanager
+def sqlite_databases() -> Iterator[Callable[[], Database]]:
+    with tempfile.TemporaryDirectory() as folder:
+
+        def new() -> Database:
+            database = Database(f"sqlite:///{folder}/{uuid.uuid4().hex}.sqlite")
+            metadata.create_all(database.engine)
+            return database
+
+        yield new
+
+
+@contextmanager
+def postgresql_databases(url: str | None) -> Iterator[Callable[[], Database] | None]:
+    if url is None and not PG_BIN.exists():
+        yield None
+        return
+    with _server() if url is None else _given(url) as server:
+        admin = sa.create_engine(f"{server}/postgres", isolation_level="AUTOCOMMIT")
+
+        def new() -> Database:
+            name = "b" + uuid.uuid4().hex
+            with admin.connect() as connection:
+                connection.execute(sa.text(f"CREATE DATABASE {name}"))
+            database = Database(f"{server}/{name}")
+            metadata.create_all(database.engine)
+            return database
+
+        yield new
+        admin.dispose()
+
+
+@contextmanager
+def _given(url: str) -> Iterator[str]:
+    yield url.rpartition("/")[0]
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    folder = Path(tempfile.mkdtemp(prefix="hie-bench-"))
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if as_postgres:
+        folder.chmod(0o755)
+        shutil.chown(folder, pwd.getpwnam("postgres").pw_uid)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def run(*command: str) -> None:
+        subprocess.run([*as_postgres, *command], check=True, capture_output=True, cwd="/", timeout=120)
+
+    run(str(PG_BIN / "initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "postgres")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
+    run(str(PG_BIN / "pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-w", "-o", options, "start")
+    try:
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+    finally:
+        run(str(PG_BIN / "pg_ctl"), "-D", f"{folder}/data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# -- the tree
+
+
+def tree(count: int = 200_000) -> None:
+    print(f"tree, in memory: {count:,} leaves of 170 bytes, leaf hashing included")
+    leaves = [b"%0170d" % number for number in range(count)]
+
+    def ours() -> None:
+        edge = RightEdge()
+        for start in range(0, count, CALLERS):
+            edge.extend(map(leaf_hash, leaves[start : start + CALLERS]))
+        _ = edge.root
+
+    rates = {"hie": _leaves_a_second(ours, count)}
+    try:
+        from pymerkle import InmemoryTree
+    except ImportError:
+        print("  pymerkle is not installed; its line is left out")
+    else:
+
+        def peer() -> None:
+            peers = InmemoryTree(algorithm="sha256")
+            for leaf in leaves:
+                peers.append_entry(leaf)
+            peers.get_root()
+
+        rates["pymerkle"] = _leaves_a_second(peer, count)
+    for name, found in rates.items():
+        print(f"  {name:<16}{found:>11,.0f} a second")
+    if len(rates) > 1:
+        print(f"  hie / pymerkle: {rates['hie'] / rates['pymerkle']:.1f} times (bar: 3)", flush=True)
+
+
+def _leaves_a_second(work: Callable[[], None], count: int) -> float:
+    best = 0.0
+    for _ in range(3):
+        started = time.perf_counter()
+        work()
+        best = max(best, count / (time.perf_counter() - started))
+    return best
+
+
+# -- a large log
+
+
+def large(count: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="hie-bench-") as folder:
+        home = Path(folder)
+        url = f"sqlite:///{home}/hie.sqlite"
+        database = Database(url)
+        metadata.create_all(database.engine)
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous = OFF")
+        log = AuditLog(database, system_clock, BASE, seal(home))
+        started = time.perf_counter()
+        fill(log, database, count)
+        size = (home / "hie.sqlite").stat().st_size / 1e9
+        print(f"a log of {count:,} entries on SQLite, {size:.1f} GB, made in {time.perf_counter() - started:,.0f} s")
+        proofs(log, database, count)
+        verified(url, home, count)
+        log.close()
+        database.close()
+
+
+def fill(log: AuditLog, database: Database, count: int) -> None:
+    """In transactions of CALLERS entries each, as callers that wait would make them."""
+    for first in range(0, count, CALLERS):
+        made = [
+            draft(disclosure(f"person-{number % 20_000}", request_id=f"request-{number}"), system_clock(), BASE)
+            for number in range(first, min(first + CALLERS, count))
+        ]
+        with database.write() as connection:
+            connection.exec_driver_sql("PRAGMA synchronous = OFF")
+            log._write(connection, made)
+        if sys.stderr.isatty() and first % 64_000 == 0:
+            print(f"\r{first:,} of {count:,}", end="", file=sys.stderr, flush=True)
+
+
+def proofs(log: AuditLog, database: Database, count: int) -> None:
+    chosen = random.Random(5).sample(range(count), 500)
+    with database.read() as connection:
+        ids = [
+            connection.scalar(sa.text("SELECT entry_id FROM audit_entries WHERE entry_index = :i"), {"i": index})
+            for index in chosen
+        ]
+    took = []
+    for entry_id in ids:
+        started = time.perf_counter()
+        proof = log.evidence.proof(entry_id)
+        took.append((time.perf_counter() - started) * 1000)
+        assert proof is not None
+        proof.require_included()
+    at = statistics.quantiles(took, n=100)
+    print(f"  a receipt with its proof: p50 {at[49]:.2f} ms, p95 {at[94]:.2f} ms, p99 {at[98]:.2f} ms (bar: 5 ms)")
+
+
+def verified(url: str, home: Path, count: int) -> None:
+    started = time.perf_counter()
+    report = verify(url, seal(home).ring())
+    seconds = time.perf_counter() - started
+    own, workers = (
+        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    assert report.entries == count
+    print(
+        f"  verified: {report.checkpoints:,} checkpoints, {seconds:.1f} s, {count / seconds:,.0f} entries a second "
+        f"with {os.cpu_count()} processes (bar: 60 s for 1,000,000)"
+    )
+    print(f"  memory: {own:.0f} MB here, at most {workers:.0f} MB in a worker", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--postgresql", help="SQLAlchemy URL of a server to make databases on")
+    parser.add_argument("--only", choices=("append", "tree", "large"))
+    arguments = parser.parse_args()
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    if arguments.only in (None, "append"):
+        with sqlite_databases() as new_sqlite:
+            append("SQLite", new_sqlite)
+        with postgresql_databases(arguments.postgresql) as new_postgresql:
+            if new_postgresql is None:
+                print("PostgreSQL is not installed; left out")
+            else:
+                append("PostgreSQL", new_postgresql)
+    if arguments.only in (None, "tree"):
+        tree()
+    if arguments.only in (None, "large"):
+        large(arguments.entries)
+    print(f"load after: {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
