@@ -282,9 +282,27 @@ def test_a_consent_of_the_person_as_such_stays_with_the_person(consents):
     assert released_to(consents, "p2", M1).permit
 
 
-def test_until_an_unlink_is_settled_the_stricter_counts_for_both(consents):
-    consents.create(consent("deny"), "p1", author())
-    unsettled = released_to(consents, "p2", M1, halves=(("p1",),))
+def test_until_an_unlink_is_settled_the_stricter_counts_for_both(consents, clock):
+    stored = consents.create(consent("deny"), "p1", author())
+    clock.now += timedelta(hours=1)
+    halves = ((("p1",), clock.now),)
+    unsettled = released_to(consents, "p2", M1, halves=halves)
     assert (unsettled.permit, unsettled.rule) == (False, "unsettled")
-    assert unsettled.consent is not None
-    assert released_to(consents, "p2", M1).permit
+    assert unsettled.consent == stored.reference
+    # Filed again after the unlink, it is p1's alone.
+    consents.update(stored.id, consent("deny"), "p1", author())
+    assert released_to(consents, "p2", M1, halves=halves).permit
+    assert not released_to(consents, "p1", L1).permit
+
+
+def test_what_was_filed_for_a_record_is_settled(consents, clock):
+    consents.create(consent("deny"), "p1", author(), filed_for=L1)
+    clock.now += timedelta(hours=1)
+    assert released_to(consents, "p2", M1, halves=((("p1",), clock.now),)).permit
+
+
+def test_a_permit_of_the_other_half_permits_nothing(consents, clock):
+    consents.create(consent("permit"), "p1", author())
+    consents.create(consent("deny"), "p2", author())
+    clock.now += timedelta(hours=1)
+    assert not released_to(consents, "p2", M1, halves=((("p1",), clock.now),)).permit
