@@ -330,6 +330,8 @@ def test_a_custodian_reads_in_its_inbox_that_the_glass_was_broken(town: Town) ->
     er.get_by_label("Why is this needed now?").fill("unconscious after a fall")
     er.get_by_role("button", name="Break the glass").click()
     expect(er.get_by_text("Major depressive disorder").first).to_be_visible()
+    page.goto("/my-record/accesses")
+    expect(page.get_by_text("In an emergency, beyond your choices").first).to_be_visible()
     admin = town.enter(ADMINISTRATOR)
     admin.goto("/members")
     expect(admin.get_by_text("Reason given: unconscious after a fall")).to_be_visible()
