@@ -64,7 +64,7 @@ _CONFIDENTIALITIES = {
     "R": "restricted",
     "V": "very restricted",
 }
-_CLASSES = {
+CLASSES = {
     "AllergyIntolerance": "allergies",
     "Condition": "conditions",
     "MedicationRequest": "prescriptions",
@@ -207,7 +207,7 @@ def _what(provision: Resource, permits: bool, names: Names) -> str:
     parts = []
     if labels := [_label(c, permits) for c in _dicts(provision.get("securityLabel"))]:
         parts.append(f"records about {_listing(labels, 'or')}" if not _is_level(provision) else _listing(labels, "or"))
-    if classes := [_CLASSES.get(c, c) for c in _codes(provision.get("class"))]:
+    if classes := [CLASSES.get(c, c) for c in _codes(provision.get("class"))]:
         parts.append(_listing(classes, "and"))
     if codes := [_concept(c) for c in _dicts(provision.get("code"))]:
         parts.append(f"records with the code {_listing(codes, 'or')}")

@@ -414,7 +414,7 @@ class PersonPolicy:
     unreadable: bool = False
     """The consents could not be read: everything is denied but what break-glass opens."""
     stricter: tuple[PersonPolicy, ...] = ()
-    """What governs those that the person was one with, until it is settled whose consents are whose: all permit."""
+    """The same under consents of somebody the person was one with, until it is settled whose they are: all permit."""
     _governing: dict[tuple[str, datetime], tuple[Compiled, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

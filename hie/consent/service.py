@@ -66,13 +66,14 @@ class Subject:
     `birth_date` (as written) and `state` are what the law of minors goes by. `records`: every patient id that members
     feed of the person, also those that were deleted or replaced; None where that is not known. A consent filed for one
     of them is the person's, whoever the person was when it was filed; one filed for a record that is now another's is
-    not. `halves`: people that the person was one with until an unlink that no steward has settled yet.
+    not. `halves`: the ids of people that the person was one with until an unlink, and when that was. What had been
+    filed for the joined person as such is treated as both halves' until it is filed again: the stricter counts.
     """
 
     birth_date: str | None = None
     state: str | None = None
     records: frozenset[RecordId] | None = None
-    halves: tuple[tuple[str, ...], ...] = ()
+    halves: tuple[tuple[tuple[str, ...], datetime], ...] = ()
 
 
 Also = Callable[[sa.Connection, StoredConsent], None] | None
@@ -107,15 +108,14 @@ class ConsentService:
         """What governs a person, given every id the person has had."""
         about = subject or Subject()
         with self._database.read() as connection:
-            own = self._consents(connection, person_ids, about.records)
-            others = [self._consents(connection, ids, None) for ids in about.halves]
-        stricter = [self._policy(ids, consents, about) for ids, consents in zip(about.halves, others, strict=True)]
-        return replace(self._policy(person_ids, own, about), stricter=tuple(stricter))
+            own = self._compiled_of(connection, self._current_keys(connection, person_ids, about.records))
+            others = [
+                self._compiled_of(connection, _keys_before(connection, ids, parted)) for ids, parted in about.halves
+            ]
+        stricter = tuple(self._policy(person_ids, consents, about) for consents in others if consents)
+        return replace(self._policy(person_ids, own, about), stricter=stricter)
 
-    def _consents(
-        self, connection: sa.Connection, person_ids: Sequence[str], records: frozenset[RecordId] | None
-    ) -> tuple[Compiled, ...]:
-        keys = self._current_keys(connection, person_ids, records)
+    def _compiled_of(self, connection: sa.Connection, keys: Sequence[tuple[str, int]]) -> tuple[Compiled, ...]:
         found = self._recall(keys)
         found |= self._compile(connection, [key for key in keys if key not in found])
         return tuple(found[key] for key in keys)
@@ -312,10 +312,18 @@ def _filed_for(row: sa.Row[Any]) -> RecordId | None:
     return (row.filed_system, row.filed_value) if row.filed_system is not None else None
 
 
+def _keys_before(connection: sa.Connection, person_ids: Sequence[str], parted: datetime) -> list[tuple[str, int]]:
+    """What was last filed for people as such before they were parted."""
+    where = sa.and_(consent_versions.c.filed_system.is_(None), consent_versions.c.updated < parted)
+    return [(row.consent_id, row.version) for row in connection.execute(current_keys(person_ids).where(where))]
+
+
 def keys_of_records(records: Sequence[RecordId]) -> sa.Select[Any]:
     """Ids and versions of the current consents that were filed for these records."""
-    filed = sa.tuple_(consent_versions.c.filed_system, consent_versions.c.filed_value)
-    return sa.select(*_KEY).where(filed.in_(records), _CURRENT)
+    # Alternatives, not a tuple IN a list: SQLite uses no index for that.
+    columns = consent_versions.c
+    filed = (sa.and_(columns.filed_system == system, columns.filed_value == value) for system, value in records)
+    return sa.select(*_KEY).where(sa.or_(*filed), _CURRENT)
 
 
 def current_keys(person_ids: Sequence[str]) -> sa.Select[Any]:

@@ -11,10 +11,13 @@ from flask_wtf.csrf import CSRFError
 
 from hie.audit import words
 from hie.console import (
+    consents,
     disclosures,
     emergency,
+    joining,
     log_health,
     members,
+    my_choices,
     questions,
     queue,
     reports,
@@ -31,8 +34,34 @@ from hie.gateway.services import Services
 
 __all__ = ["install", "problem_page"]
 
+_PAGES = (
+    sign_in,
+    emergency,
+    members,
+    review,
+    disclosures,
+    queue,
+    questions,
+    reports,
+    log_health,
+    who_looked,
+    consents,
+    my_choices,
+    joining,
+)
+"""The modules whose routes make up the console."""
+
 _STATIC = Path(__file__).parent / "static"
-_OPEN = frozenset({"console.home", "console.sign_in", "console.sign_in_post", "console.static"})
+_OPEN = frozenset(
+    {
+        "console.home",
+        "console.join",
+        "console.join_post",
+        "console.sign_in",
+        "console.sign_in_post",
+        "console.static",
+    }
+)
 _VERSION = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(_STATIC.rglob("*.*s")))).hexdigest()[:12]
 
 
@@ -68,7 +97,8 @@ def _blueprint() -> Blueprint:
     blueprint.after_request(_finish)
     blueprint.register_error_handler(CSRFError, expired_form)
     blueprint.app_context_processor(_context)
-    for module in (sign_in, emergency, members, review, disclosures, queue, questions, reports, log_health, who_looked):
+    blueprint.app_template_filter("add_one")(lambda number: number + 1)
+    for module in _PAGES:
         module.register(blueprint)
     return blueprint
 

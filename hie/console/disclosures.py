@@ -192,7 +192,7 @@ def find() -> ResponseReturnValue:
         held = current().identity.source_record(Identifier(member.patient_id_system, number))
         if held is None:
             return _find_page(Search(), {"number": f"{member.name} has given no patient this number."}), 404
-        return redirect(url_for("console.disclosures", patient=held.person_id), 303)
+        return redirect(_about(held.person_id), 303)
     search = Search.of(request.form)
     wrong = (
         {"number": "Choose the organization that gave the number."}
@@ -205,6 +205,13 @@ def find() -> ResponseReturnValue:
     return _find_page(search, found=found)
 
 
+def _about(person_id: str) -> str:
+    """The page about a person that the search was made for."""
+    if request.values.get("to") == "consents":
+        return url_for("console.person_consents", person_id=person_id)
+    return url_for("console.disclosures", patient=person_id, kind="all")
+
+
 def _find_page(search: Search, wrong: Mapping[str, str] | None = None, **more: Any) -> str:
     return render_template(
         "console/privacy/find.html",
@@ -213,6 +220,8 @@ def _find_page(search: Search, wrong: Mapping[str, str] | None = None, **more: A
         members=[(m.id, m.name) for m in current().directory.members()],
         number=request.form.get("number", ""),
         member=request.form.get("member", ""),
+        to="consents" if request.values.get("to") == "consents" else "",
+        about=_about,
         **more,
     )
 

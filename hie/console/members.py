@@ -1,4 +1,4 @@
-"""Members: an organization's endpoint, keys, live check and recent failures.
+"""Members: an organization's endpoint, keys, live check and failures; its inbox, and its patients' accounts.
 
 A member's administrator sees and edits the own organization and learns nothing of others; the operator sees all and may
 check them, and edits with `hie apply`. Every change is in the audit log, in the same transaction.
@@ -6,23 +6,27 @@ check them, and edits with `hie apply`. Every change is in the audit log, in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import sqlalchemy as sa
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from hie.audit.event import Event, Kind, Outcome
 from hie.console import client_keys, people
 from hie.console.endpoint_form import AUTH_TYPES, EndpointForm, read
 from hie.console.protection import limiter
 from hie.core.caller import Role
-from hie.core.errors import Conflict, NotFound
+from hie.core.errors import BadRequest, Conflict, NotFound
 from hie.gateway import capability
 from hie.gateway.api.context import request_id
 from hie.gateway.directory import Change, Client, Member, change_event
 from hie.gateway.keys import signing_key
+from hie.gateway.portal import Relation
 from hie.gateway.services import current
+from hie.mpi.identity import Identifier
 
 MEND = {
     "timeout": "The server took longer than the exchange waits. See that a search by patient answers in under a "
@@ -50,6 +54,10 @@ def register(blueprint: Blueprint) -> None:
     blueprint.get("/members/<member_id>", endpoint="member")(show_member)
     blueprint.post("/members/<member_id>/endpoint", endpoint="member_endpoint")(save_endpoint)
     blueprint.post("/members/<member_id>/clients/<client_id>/keys", endpoint="member_keys")(save_keys)
+    blueprint.post("/members/<member_id>/notices/<notice_id>", endpoint="member_notice")(mark_notice)
+    invited = limiter.limit("30/minute")(invite)
+    blueprint.post("/members/<member_id>/invitations", endpoint="member_invitation")(invited)
+    blueprint.post("/members/<member_id>/bindings/<binding_id>/end", endpoint="member_binding_end")(end_binding)
     check = limiter.limit("10/minute")(check_now)
     blueprint.post("/members/<member_id>/check", endpoint="member_check")(check)
 
@@ -102,6 +110,77 @@ def check_now(member_id: str) -> ResponseReturnValue:
     return _page(member, report=report)
 
 
+def mark_notice(member_id: str, notice_id: str) -> ResponseReturnValue:
+    """Somebody at the member has read a notice."""
+    member = _editable(member_id)
+    current().notices.mark_seen(member.id, notice_id, people.the_user().email)
+    return redirect(url_for("console.member", member_id=member.id) + "#inbox", 303)
+
+
+def invite(member_id: str) -> ResponseReturnValue:
+    """A code for one of the member's patients, shown once, to be handed over in person."""
+    member = _editable(member_id)
+    number = " ".join(request.form.get("number", "").split())[:255]
+    relation = Relation.REPRESENTATIVE if request.form.get("relation") == "representative" else Relation.SELF
+    last = request.form.get("until", "").strip() if relation is Relation.REPRESENTATIVE else ""
+    until = _end_of(last)
+    if last and until is None:
+        return _page(member, invitation={"until": "Give the last day as YYYY-MM-DD, or leave it empty."}), 400
+    identifier = Identifier(member.patient_id_system, number)
+    try:
+        code = current().portal.invite(
+            member.id,
+            identifier,
+            relation,
+            people.the_user().email,
+            until=until,
+            also=_noted(member, identifier, f"Patient invited ({relation.value})"),
+        )
+    except BadRequest as refused:
+        return _page(member, invitation={"number": refused.message}), 400
+    return _page(member, invitation={"code": code})
+
+
+def end_binding(member_id: str, binding_id: str) -> ResponseReturnValue:
+    """Take back that an account is a patient, or acts for one."""
+    member = _editable(member_id)
+    current().portal.end(binding_id, member.patient_id_system)
+    current().audit.record(_note(None, "Patient's account unbound"))
+    flash("The account is not bound to the patient any more.")
+    return redirect(url_for("console.member", member_id=member.id) + "#patients", 303)
+
+
+def _noted(member: Member, identifier: Identifier, described: str) -> Callable[[sa.Connection], None]:
+    record = current().identity.source_record(identifier)
+    event = _note(record.person_id if record else None, described)
+
+    def also(connection: sa.Connection) -> None:
+        current().audit.append(connection, event)
+
+    return also
+
+
+def _note(person_id: str | None, described: str) -> Event:
+    return Event(
+        kind=Kind.DIRECTORY,
+        outcome=Outcome.SUCCESS,
+        action="U",
+        caller=people.caller(),
+        person_id=person_id,
+        query="",
+        request_id=request_id(),
+        description=described,
+    )
+
+
+def _end_of(day: str) -> datetime | None:
+    """The end of a day; None for none, and for what is no day."""
+    try:
+        return datetime.combine(date.fromisoformat(day), time.max, UTC)
+    except ValueError:
+        return None
+
+
 def _visible(member_id: str) -> Member:
     """The member, if this user may see it; what is not open and what is not there are the same NotFound."""
     user = people.require_role(*_ROLES)
@@ -133,13 +212,19 @@ def _page(
     mistakes: Mapping[str, str] | None = None,
     key_mistakes: Mapping[str, list[str]] | None = None,
     report: Any = None,
+    invitation: Mapping[str, str] | None = None,
 ) -> str:
     services = current()
+    own = people.the_user().role is Role.MEMBER_ADMIN
     clients = [(client, client_keys.shown(client.jwks)) for client in services.directory.clients(member.id)]
     return render_template(
         "console/member.html",
         member=member,
-        may_edit=people.the_user().role is Role.MEMBER_ADMIN,
+        may_edit=own,
+        notices=services.notices.inbox(member.id) if own else [],
+        bindings=services.portal.of_member(member.patient_id_system) if own else [],
+        invitation=invitation or {},
+        number=request.form.get("number", "") if invitation and "code" not in invitation else "",
         form=form or EndpointForm.showing(member.endpoint),
         mistakes=mistakes or {},
         auth_types=AUTH_TYPES,

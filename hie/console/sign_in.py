@@ -52,6 +52,10 @@ _QUEUE = PageLink(
 _REPORTS = PageLink("console.reports", "Reports", "Accountings of disclosures and other reports about patients.")
 _LOG = PageLink("console.log_health", "Log", "Whether the disclosure log is whole, checked now.")
 _WHO_LOOKED = PageLink("console.who_looked", "Who looked", "Who saw your records, when and why.")
+_CONSENTS = PageLink(
+    "console.consents", "Consents", "A patient's privacy choices in plain words, and what they let others see."
+)
+_MY_CHOICES = PageLink("console.my_choices", "My choices", "Who may see which of your records.")
 _STEWARDSHIP = PageLink(
     "console.review", "Review", "Records that may be one person, or may have been linked by mistake."
 )
@@ -60,8 +64,8 @@ _PAGES = {
     Role.CLINICIAN: (_EMERGENCY, _QUESTIONS),
     Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,),
     Role.OPERATOR: (_MEMBERS,),
-    Role.PRIVACY_OFFICER: (_DISCLOSURES, _QUEUE, _REPORTS, _LOG),
-    Role.PATIENT: (_WHO_LOOKED,),
+    Role.PRIVACY_OFFICER: (_DISCLOSURES, _QUEUE, _CONSENTS, _REPORTS, _LOG),
+    Role.PATIENT: (_MY_CHOICES, _WHO_LOOKED),
 }
 
 

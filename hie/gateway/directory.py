@@ -216,7 +216,21 @@ class Directory:
         fits = self._verify(stored or unknown, password)
         return user if fits and stored else None
 
+    def hash_password(self, password: str) -> str:
+        """What is kept of a password. Takes a tenth of a second: make it before a transaction opens."""
+        return self._hasher.hash(password)
+
     # -- writing
+
+    def add_patient(self, connection: sa.Connection, user: User, password_hash: str) -> None:
+        """Add a patient's account inside the caller's transaction; raises Conflict where the e-mail has one."""
+        self._lock(connection)
+        if user.email in _load(connection).users:
+            raise Conflict("There is an account with this e-mail. Sign in, and enter the code on your page.")
+        row = {"email": user.email, "name": user.name, "role": Role.PATIENT.value, "member_id": None}
+        connection.execute(sa.insert(users).values(**row, password_hash=password_hash))
+        self._bump(connection)
+        self._forget()
 
     def apply(self, manifest: Manifest, *, dry_run: bool = False, also: Also[list[Change]] = None) -> list[Change]:
         """Make the directory match the manifest; applying it again changes nothing.

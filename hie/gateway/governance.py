@@ -86,7 +86,9 @@ class Governance:
             birth_date=born if isinstance(born, str) else None,
             state=next((str(a["state"]) for a in addresses if a.get("state")), None),
             records=frozenset((i.system, i.value) for i in self._identity.identifiers(person.id)),
-            halves=tuple(self._identity.person_ids(other) for other in self._identity.unsettled_with(person.id)),
+            halves=tuple(
+                (self._identity.person_ids(other), at) for other, at in self._identity.parted_from(person.id).items()
+            ),
         )
 
     def hidden(self, caller: Caller, person: Person) -> frozenset[str]:

@@ -141,9 +141,10 @@ class Portal:
         """E-mails of those who may act for the person of these records (system, value)."""
         if not records:
             return frozenset()
-        held = sa.tuple_(portal_bindings.c.system, portal_bindings.c.value).in_(sorted(records))
-        acting = portal_bindings.c.relation == Relation.REPRESENTATIVE.value
-        return frozenset(binding.user_email for binding in self._bindings(sa.and_(held, acting)))
+        bound = portal_bindings.c
+        held = (sa.and_(bound.system == system, bound.value == value) for system, value in sorted(records))
+        acting = sa.and_(sa.or_(*held), bound.relation == Relation.REPRESENTATIVE.value)
+        return frozenset(binding.user_email for binding in self._bindings(acting))
 
     def end(self, binding_id: str, member_id_system: str) -> None:
         """A member takes back a binding to one of its patients."""

@@ -528,10 +528,10 @@ class IdentityService(PeopleWriter):
         with self._database.read() as connection:
             return registry.identifiers(connection, person_id)
 
-    def unsettled_with(self, person_id: str) -> tuple[str, ...]:
-        """People that this one was one with until an unlink whose review task is still open."""
+    def parted_from(self, person_id: str) -> dict[str, datetime]:
+        """People that this one was one with until records were taken apart -> when that last was."""
         with self._database.read() as connection:
-            return registry.unsettled_with(connection, person_id)
+            return registry.parted_from(connection, person_id)
 
     def source_record(self, identifier: Identifier) -> SourceRecord | None:
         """The active record with this id, or the one that replaced it."""

@@ -18,12 +18,11 @@ import sqlalchemy as sa
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
 from hie.mpi.patient_search import tokens_of
-from hie.mpi.people import Identifier, SourceRecord
+from hie.mpi.people import EventKind, Identifier, SourceRecord
 from hie.mpi.tables import (
     link_decisions,
     people,
     person_tokens,
-    review_tasks,
     source_record_versions,
     source_records,
 )
@@ -55,6 +54,9 @@ class PersonRow:
     merged_into: str | None
     created: datetime
 
+
+_PARTING = (EventKind.SPLIT.value, EventKind.REJECT.value, EventKind.UNDO.value)
+"""Acts after which records of one person are two people's."""
 
 # -- locks
 
@@ -206,15 +208,20 @@ def identifiers(connection: sa.Connection, person_id: str) -> tuple[Identifier, 
     return tuple(Identifier(row.system, row.value) for row in rows)
 
 
-def unsettled_with(connection: sa.Connection, person_id: str) -> tuple[str, ...]:
-    """The other halves of unlinks that are not settled: a record was taken out, and a task about it is open."""
-    moves, tasks = link_decisions.c, review_tasks.c
-    parted = sa.and_(moves.event.in_(("split", "undo")), moves.person_before != moves.person_after)
-    still_open = sa.exists().where(tasks.record_id == moves.record_id, tasks.status == "open")
-    query = sa.select(moves.person_before, moves.person_after).where(
-        parted, sa.or_(moves.person_before == person_id, moves.person_after == person_id), still_open
+def parted_from(connection: sa.Connection, person_id: str) -> dict[str, datetime]:
+    """The people that this one was one with until an act of a steward took records apart, and when that last was."""
+    made = link_decisions.c
+    query = sa.select(made.person_before, made.person_after, made.at).where(
+        made.event.in_(_PARTING),
+        made.person_before != made.person_after,
+        sa.or_(made.person_before == person_id, made.person_after == person_id),
     )
-    return tuple(sorted({half for row in connection.execute(query) for half in row if half != person_id}))
+    found: dict[str, datetime] = {}
+    for row in connection.execute(query):
+        other = row.person_after if row.person_before == person_id else row.person_before
+        found[other] = max(row.at, found.get(other, row.at))
+    rows = people_by_id(connection, found)
+    return {other: at for other, at in found.items() if other in rows and rows[other].active}
 
 
 _HELD = (

@@ -200,11 +200,14 @@ class Stewardship(PeopleWriter):
         there = [record_id for record_id, decision in last.items() if decision.person_after == person_id]
         return registry.records_at(connection, there, at)
 
-    def changes_since(self, member_id: str, since: datetime) -> tuple[tuple[LinkChange, ...], datetime, bool]:
+    def changes_since(
+        self, member_id: str, since: datetime, *, hidden: Callable[[Person], Collection[str]] = lambda _person: ()
+    ) -> tuple[tuple[LinkChange, ...], datetime, bool]:
         """People of this member whose set of records changed after `since`, oldest change first.
 
         Returns the changes, the instant to ask from next, and whether there is more already. A person is the member's
-        while she holds a record of its, or when one of its records went to or from her.
+        while she holds a record of its, or when one of its records went to or from her. What happened to records of
+        the members `hidden` of a person is no change.
         """
         until = self._clock() - SETTLING
         with self._database.read() as connection:
@@ -212,22 +215,29 @@ class Stewardship(PeopleWriter):
             more = len(found) > CHANGES_READ
             found = [d for d in found if d.at <= until and (not more or d.at < found[-1].at)]
             rows = registry.records_by_id(connection, {d.record_id for d in found})
-            latest: dict[str, datetime] = {}
-            own: set[str] = set()
-            for decision in found:
-                touched = {decision.person_after, decision.person_before or decision.person_after}
-                latest |= dict.fromkeys(touched, decision.at)
-                own |= touched if rows[decision.record_id].member_id == member_id else set()
-            now_at = {i: registry.person(connection, i) for i in latest}
+            now_at = {i: registry.person(connection, i) for d in found for i in _touched(d)}
             people = self._people(connection, [row for row in now_at.values() if row])
+        unseen = {i: hidden(people[row.id]) for i, row in now_at.items() if row is not None and row.id in people}
+        latest: dict[str, datetime] = {}
+        own: set[str] = set()
+        for decision in found:
+            moved = rows[decision.record_id].member_id
+            touched = {i for i in _touched(decision) if moved not in unseen.get(i, ())}
+            latest |= dict.fromkeys(touched, decision.at)
+            own |= touched if moved == member_id else set()
         changes = [
             LinkChange(latest[i], i, people[row.id])
             for i, row in now_at.items()
             if row is not None
+            and i in latest
             and row.id in people
             and (i in own or any(r.member_id == member_id for r in people[row.id].records))
         ]
-        return tuple(sorted(changes, key=lambda c: (c.at, c.person_id))), max(latest.values(), default=since), more
+        return (
+            tuple(sorted(changes, key=lambda c: (c.at, c.person_id))),
+            max((d.at for d in found), default=since),
+            more,
+        )
 
     # -- acts
 
@@ -496,3 +506,8 @@ def _moment(
         undone=event is not None and event.undone_by is not None,
         undoable=(event.undone_by is None and event.kind is not EventKind.SUBSUME) if event else linked,
     )
+
+
+def _touched(decision: LinkDecision) -> set[str]:
+    """The people that a decision took a record from or gave it to."""
+    return {decision.person_after, decision.person_before or decision.person_after}

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from hie.consent import service as service_module
 from hie.consent.policy import Request, ResourceView, decide
-from hie.consent.service import ConsentService, Subject, current_keys
+from hie.consent.service import ConsentService, Subject, current_keys, keys_of_records
 from hie.consent.tables import consent_versions
 from hie.core.caller import Caller, Role
 from hie.core.errors import Conflict, NotFound, PreconditionFailed, Unprocessable
@@ -224,18 +224,26 @@ def test_what_cannot_be_honoured_is_told(consents):
     assert consents.read(stored.id).warnings == stored.warnings
 
 
-def test_the_query_of_every_emergency_uses_the_index(database, consents):
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (current_keys(("p1", "p2")), "ix_consent_versions_person_id_consent_id_version"),
+        (keys_of_records([("urn:a", "1"), ("urn:b", "2")]), "ix_consent_versions_filed_system_filed_value"),
+    ],
+    ids=["of people", "of records"],
+)
+def test_the_queries_of_every_emergency_use_an_index(database, consents, query, index):
     for n in range(40):
-        consents.create(consent(), f"p{n}", author())
-    query = current_keys(("p1", "p2")).compile(database.engine, compile_kwargs={"literal_binds": True})
+        consents.create(consent(), f"p{n}", author(), filed_for=("urn:a", str(n)))
+    compiled = query.compile(database.engine, compile_kwargs={"literal_binds": True})
     with database.write() as connection:
         if database.is_sqlite:
-            plan = "\n".join(row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {query}")))
+            plan = "\n".join(row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {compiled}")))
             assert "SCAN" not in plan, plan
         else:
             connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
-            plan = "\n".join(connection.scalars(sa.text(f"EXPLAIN {query}")))
-        assert "ix_consent_versions_person_id_consent_id_version" in plan, plan
+            plan = "\n".join(connection.scalars(sa.text(f"EXPLAIN {compiled}")))
+        assert index in plan, plan
 
 
 def test_rows_are_only_ever_added(database, consents):
@@ -282,9 +290,27 @@ def test_a_consent_of_the_person_as_such_stays_with_the_person(consents):
     assert released_to(consents, "p2", M1).permit
 
 
-def test_until_an_unlink_is_settled_the_stricter_counts_for_both(consents):
-    consents.create(consent("deny"), "p1", author())
-    unsettled = released_to(consents, "p2", M1, halves=(("p1",),))
+def test_until_an_unlink_is_settled_the_stricter_counts_for_both(consents, clock):
+    stored = consents.create(consent("deny"), "p1", author())
+    clock.now += timedelta(hours=1)
+    halves = ((("p1",), clock.now),)
+    unsettled = released_to(consents, "p2", M1, halves=halves)
     assert (unsettled.permit, unsettled.rule) == (False, "unsettled")
-    assert unsettled.consent is not None
-    assert released_to(consents, "p2", M1).permit
+    assert unsettled.consent == stored.reference
+    # Filed again after the unlink, it is p1's alone.
+    consents.update(stored.id, consent("deny"), "p1", author())
+    assert released_to(consents, "p2", M1, halves=halves).permit
+    assert not released_to(consents, "p1", L1).permit
+
+
+def test_what_was_filed_for_a_record_is_settled(consents, clock):
+    consents.create(consent("deny"), "p1", author(), filed_for=L1)
+    clock.now += timedelta(hours=1)
+    assert released_to(consents, "p2", M1, halves=((("p1",), clock.now),)).permit
+
+
+def test_a_permit_of_the_other_half_permits_nothing(consents, clock):
+    consents.create(consent("permit"), "p1", author())
+    consents.create(consent("deny"), "p2", author())
+    clock.now += timedelta(hours=1)
+    assert not released_to(consents, "p2", M1, halves=((("p1",), clock.now),)).permit

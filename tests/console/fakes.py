@@ -25,6 +25,8 @@ from hie.core.purposes import PROVIDER_DEFAULT
 from hie.core.scopes import Scopes
 from hie.gateway.api import context, problems
 from hie.gateway.directory import Auth, Client, Endpoint, Member, User
+from hie.gateway.notices import Notice
+from hie.gateway.portal import Binding
 from hie.gateway.release import ChartAnswer, ChartEntry, SourcesFailed, SourceStatus
 from hie.gateway.services import Services
 from hie.mpi.identity import Candidate, Identifier, Person, SourceRecord
@@ -140,6 +142,26 @@ class FakeAudit:
 
 
 @dataclass
+class FakeNotices:
+    """The inboxes: `held` is harbor's."""
+
+    held: list[Notice] = field(default_factory=list)
+
+    def inbox(self, member_id: str, limit: int = 50) -> list[Notice]:
+        return self.held[:limit] if member_id == "harbor" else []
+
+
+@dataclass
+class FakePortal:
+    """Patients' accounts: none."""
+
+    held: list[Binding] = field(default_factory=list)
+
+    def of_member(self, system: str) -> list[Binding]:
+        return self.held
+
+
+@dataclass
 class FakeRelease:
     """The door: answers what `people` and `answer` hold, and keeps who asked for what."""
 
@@ -185,6 +207,8 @@ def make_console(base_url: str = "http://127.0.0.1:8080", **more: Any) -> Consol
         directory=directory,
         audit=audit,
         release=release,
+        notices=FakeNotices(),
+        portal=FakePortal(),
         secret=b"s" * 32,
     )
     vars(services).update(more)

@@ -102,7 +102,7 @@ def test_every_form_of_a_signed_in_user_wants_its_token(as_: As, console: Consol
 def test_every_page_but_the_first_wants_a_signed_in_user(visitor: Visitor, console: Console) -> None:
     pages = [r for r in console.app.url_map.iter_rules() if r.endpoint not in ("console.home", "console.static")]
     for rule in pages:
-        if rule.endpoint.startswith("console.sign_in"):
+        if rule.endpoint.startswith(("console.sign_in", "console.join")):
             continue
         path = re.sub(r"<[^>]+>", "1", rule.rule)
         method = "GET" if "GET" in (rule.methods or ()) else "POST"
@@ -238,8 +238,8 @@ def test_guessing_is_slowed_down(visitor: Visitor) -> None:
         (PHYSICIAN, ["/emergency", "/questions"]),
         (ADMINISTRATOR, ["/members"]),
         (OPERATOR, ["/members"]),
-        (OFFICER, ["/privacy/disclosures", "/privacy/queue", "/privacy/reports", "/privacy/log"]),
-        (PATIENT, ["/my-record/accesses"]),
+        (OFFICER, ["/privacy/disclosures", "/privacy/queue", "/privacy/consents", "/privacy/reports", "/privacy/log"]),
+        (PATIENT, ["/my-record/choices", "/my-record/accesses"]),
         (STEWARD, ["/review"]),
     ],
 )

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +20,11 @@ from hie.core.fhir import CLINICAL_TYPES
 from hie.gateway.release import ChartAnswer, Release, SourcesFailed
 from hie.gateway.services import Services
 from hie.mpi.identity import Identifier
+from hie.mpi.people import By
 from tests.gateway.door import (
     LAKESIDE,
     MEADOW,
+    NOW,
     PATIENT,
     Members,
     all_but,
@@ -420,3 +423,30 @@ def test_a_member_that_fails_a_read_is_said_to(services: Services, members: Memb
     with pytest.raises(SourcesFailed) as failed:
         release.read(caller(), "AllergyIntolerance", known, query="GET", request_id="r-2")
     assert failed.value.status == 504
+
+
+# -- after an unlink
+
+
+def test_after_an_unlink_the_stricter_counts_until_the_consent_is_filed_again(
+    services: Services, members: Members, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.stewardship, "_clock", lambda: NOW + timedelta(hours=1))
+    members.held["meadow", "AllergyIntolerance"] = [allergy("m1", "m-1")]
+    before = person(services)
+    consent_id = file(services, {"type": "deny"})
+    record = services.identity.source_record(MEADOW)
+    assert record is not None
+    services.stewardship.split(before, [record.id], By("steward", "two people of one name"))
+    release = make()
+
+    def seen_by_the_door() -> int:
+        answer = release.chart(caller(), MEADOW, ["AllergyIntolerance"], query="GET", request_id="r-9")
+        assert answer.person.id != before
+        return len(answer.entries)
+
+    assert seen_by_the_door() == 0
+    monkeypatch.setattr(services.consents, "_clock", lambda: NOW + timedelta(hours=2))
+    services.consents.update(consent_id, consent(before, {"type": "deny"}), before, caller())
+    assert seen_by_the_door() == 1
+    assert ask(release, "AllergyIntolerance").entries == ()

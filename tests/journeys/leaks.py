@@ -113,6 +113,7 @@ class Roads:
         yield from self._reads()
         yield from self._everything()
         yield from self._identity()
+        yield from self._matches()
         yield from self._others()
 
     def _get(self, path: str, **params: Any) -> tuple[str, requests.Response]:
@@ -195,7 +196,23 @@ class Roads:
             yield self._get("/fhir/Patient/$ihe-pix", sourceIdentifier=source, targetSystem="urn:oid:2.999.3.3")
         yield self._get("/fhir/Condition", **{"patient.identifier": f"urn:oid:2.999.3.3|{MARK}77"})
 
+    def _matches(self) -> Iterator[tuple[str, requests.Response]]:
+        described = {"resourceType": "Patient", "name": [{"family": "Lindqvist", "given": ["Marta"]}]}
+        for name, more in (
+            ("birth date", {"birthDate": "1949-11-02"}),
+            ("hidden phone", {"telecom": [{"system": "phone", "value": "781-555-0199"}]}),
+            ("hidden name", {"name": [{"family": f"{MARK}family", "given": [f"{MARK}given"]}]}),
+            ("hidden number", {"identifier": [{"system": "urn:oid:2.999.3.3", "value": f"{MARK}77"}]}),
+        ):
+            for operation in ("$match", "$idi-match"):
+                path = f"/fhir/Patient/{operation}"
+                patient = {**described, **more}
+                body = {"resourceType": "Parameters", "parameter": [{"name": "resource", "resource": patient}]}
+                yield self._named(f"{operation} by {name}", "POST", path, resource=body)
+        yield self._get("/fhir/Patient/$link-changes")
+
     def _others(self) -> Iterator[tuple[str, requests.Response]]:
+        yield self._get("/log/checkpoint")
         yield self._get("/fhir/Consent", patient=self.person)
         yield self._get("/fhir/AuditEvent", patient=f"Patient/{self.person}")
         yield self._get("/fhir/metadata")
@@ -246,6 +263,8 @@ def seen(reply: requests.Response) -> str:
     """All of an answer that its caller sees, but what no two answers share: date, cookies, signatures, durations."""
     headers = sorted((k, v) for k, v in reply.headers.items() if k.lower() not in _SAME_FOR_NOBODY)
     body = re.sub(r"_cursor=[\w%.=-]+", "_cursor=…", reply.text)
+    # A Bundle's own identifier and time.
+    body = re.sub(r'"identifier":\{"system":"[^"]+/fhir","value":"[a-z2-7]{26}"|"timestamp":"[^"]+"', "…", body)
     if "text/html" in reply.headers.get("Content-Type", ""):
         body = re.sub(
             r"""value="[\w.-]{40,}"|(?:under )?[0-9]+\.[0-9]{2} seconds?|[0-9:]{8} UTC|results/\w+|search=\w+""",

@@ -59,3 +59,14 @@ async function poll() {
   else for (const button of document.querySelectorAll("button[disabled]")) button.disabled = false;
 }
 if (document.querySelector("[data-poll]")) setTimeout(poll, 1000);
+
+// The choice form shows what can be kept back only where something is.
+for (const form of document.querySelectorAll("[data-choice-form]")) {
+  const show = () => {
+    const chosen = form.querySelector("input[name=kind]:checked")?.value;
+    for (const part of form.querySelectorAll("[data-part]")) part.hidden = part.dataset.part !== chosen;
+    for (const part of form.querySelectorAll(".part2")) part.hidden = chosen === "emergencies";
+  };
+  form.addEventListener("change", show);
+  show();
+}

@@ -38,8 +38,11 @@ def link_changes() -> Response:
     asking.require_role(*FEEDERS)
     require_any(asking, ("r", "s"))
     since = _since()
-    happened, through, more = current().stewardship.changes_since(asking.organization, since)
-    seen = ((change, current().governance.shown(asking, change.person)) for change in happened)
+    governance = current().governance
+    happened, through, more = current().stewardship.changes_since(
+        asking.organization, since, hidden=lambda person: governance.hidden(asking, person)
+    )
+    seen = ((change, governance.shown(asking, change.person)) for change in happened)
     changes = [replace(change, person=person) for change, person in seen if person is not None]
     asked = f"Patient/$link-changes?{urlencode(list(request.args.items(multi=True)))}"
     record_shown(asking, asked, sorted({change.person.id for change in changes}))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from hie.core.database import Database
 from hie.core.errors import BadRequest
-from hie.core.ids import new_id
 from hie.mpi import identity as identity_module
 from hie.mpi.golden import golden
 from hie.mpi.identity import IdentityService, PatientPage, Person
+from hie.mpi.index import MatchIndex
+from hie.mpi.model import Model
 from hie.mpi.patient_search import matches, parse_query
-from hie.mpi.tables import link_decisions, review_tasks
-from tests.mpi.identity.conftest import HARBOR, LAKESIDE, MEADOW, Feed, marta, otto
+from hie.mpi.people import By
+from hie.mpi.stewardship import Stewardship
+from tests.mpi.identity.conftest import HARBOR, LAKESIDE, MEADOW, Clock, Feed, marta, otto
 
 SECRET = "meadow"
 
@@ -157,49 +156,17 @@ def test_the_search_in_memory_agrees_with_the_database(
 # -- unlinks
 
 
-@pytest.fixture
-def unlinked(service: IdentityService, feed: Feed, database: Database) -> Callable[[str], dict[str, Any]]:
-    """Two people, as an unlink leaves them, with its task in a given state."""
-
-    def make(status: str) -> dict[str, Any]:
-        first, second = feed("lakeside", "l-1", marta()).record, feed("harbor", "h-9", otto()).record
-        decision = {
-            "id": new_id(),
-            "record_id": second.id,
-            "at": second.updated,
-            "event": "split",
-            "actor": "steward",
-            "reasons": {},
-            "person_before": first.person_id,
-            "person_after": second.person_id,
-        }
-        task = {
-            "id": new_id(),
-            "record_id": second.id,
-            "candidate_id": first.person_id,
-            "decision_id": decision["id"],
-            "kind": "same-person",
-            "status": status,
-            "created": second.updated,
-        }
-        with database.write() as connection:
-            connection.execute(sa.insert(link_decisions), decision)
-            connection.execute(sa.insert(review_tasks), task)
-        return {"first": first.person_id, "second": second.person_id}
-
-    return make
-
-
-def test_after_an_unlink_the_halves_are_unsettled_until_a_steward_decides(
-    service: IdentityService, unlinked: Callable[[str], dict[str, Any]]
+def test_after_a_split_each_half_knows_the_other_and_since_when(
+    service: IdentityService, feed: Feed, database: Database, clock: Clock, model: Model
 ) -> None:
-    half = unlinked("open")
-    assert service.unsettled_with(half["first"]) == (half["second"],)
-    assert service.unsettled_with(half["second"]) == (half["first"],)
-
-
-def test_a_settled_unlink_leaves_two_people(
-    service: IdentityService, unlinked: Callable[[str], dict[str, Any]]
-) -> None:
-    half = unlinked("separate")
-    assert service.unsettled_with(half["first"]) == ()
+    first, second = feed("lakeside", "l-1", marta()).record, feed("harbor", "h-1", marta()).record
+    assert first.person_id == second.person_id
+    assert service.parted_from(first.person_id) == {}
+    stewardship = Stewardship(database, MatchIndex(model, database.is_sqlite), clock)
+    split = stewardship.split(first.person_id, [second.id], By("steward", "two people of one name"))
+    moved = service.source_record(second.identifier)
+    assert moved is not None
+    assert service.parted_from(first.person_id) == {moved.person_id: split.at}
+    assert service.parted_from(moved.person_id) == {first.person_id: split.at}
+    stewardship.undo(split.id, By("steward", "they are one after all"))
+    assert service.parted_from(first.person_id) == {}

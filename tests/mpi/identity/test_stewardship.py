@@ -396,6 +396,18 @@ def test_members_are_told_whose_records_changed(stewards: Stewardship, feed: Fee
     assert stewards.changes_since("lakeside", after)[0] == ()
 
 
+def test_what_happened_to_records_of_a_hidden_member_is_no_change(
+    stewards: Stewardship, feed: Feed, clock: Clock
+) -> None:
+    feed("lakeside", "L-1", marta())
+    clock.now += timedelta(seconds=30)
+    _, since, _ = stewards.changes_since("lakeside", clock.now.replace(year=2020))
+    feed("meadow", "M-1", marta())
+    clock.now += timedelta(seconds=30)
+    assert len(stewards.changes_since("lakeside", since)[0]) == 1
+    assert stewards.changes_since("lakeside", since, hidden=lambda _person: {"meadow"})[0] == ()
+
+
 # -- people whom a record shows to be one
 
 
