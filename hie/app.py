@@ -15,6 +15,7 @@ from hie.audit.review import Review
 from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
 from hie.audit.thresholds import Thresholds
+from hie.audit.verify import in_the_background
 from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
@@ -89,8 +90,9 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
-    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
+    seal, witnesses = Seal.of(settings), parse_witnesses(settings.witnesses)
+    cosigning = Cosigning(database, witnesses, seconds=settings.witness_seconds)
+    audit_log = AuditLog(database, clock, settings.fhir_base, seal, on_growth=cosigning.wake)
     members = Directory(database, clock, settings)
     index = MatchIndex(Model.load(), database.is_sqlite)
     identities = IdentityService(database, index, clock)
@@ -134,7 +136,9 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         ),
         review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
         statistics=LogStatistics(database),
-        health=LogHealth(database, clock),
+        health=LogHealth(
+            database, clock, in_the_background(database.url, seal, [witness.key for witness in witnesses])
+        ),
         own_person=lambda _email: None,
         secret=master_key.derive("sessions"),
     )

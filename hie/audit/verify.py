@@ -6,6 +6,9 @@ the host's high-water mark, a checkpoint that somebody kept, and the cosignature
 
 A Merkle tree alone does not see an edited search column, nor rows that it does not know of; this does. It reads in
 ranges, one process per processor, so a log of any size is verified in the same memory.
+
+An entry whose body was archived after its retention still has its leaf in the tree; that its body is gone must be
+covered by an archive, and what it is found by can be held against that archive alone (`retention.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any, Literal, cast
 
 import orjson
 import sqlalchemy as sa
@@ -24,18 +28,19 @@ import sqlalchemy as sa
 from hie.audit.checkpoint import SignedCheckpoint
 from hie.audit.columns import Columns, columns
 from hie.audit.entry import commitment, leaf_bytes
+from hie.audit.health import Found, Progress, Verify
 from hie.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, FullTile, RightEdge, leaf_hash
 from hie.audit.note import NoteError, Signature, VerifierKey
-from hie.audit.seal import KeyRing
+from hie.audit.seal import KeyRing, Seal
 from hie.audit.tables import SIDES, entities, entries, purposes, source_failures, subtypes
-from hie.core.clock import instant
+from hie.core.clock import instant, system_clock
 from hie.core.database import Database
 
+RETENTION = timedelta(days=6 * 365)
+"""No body is archived sooner; the guard of the table counts six calendar years, which is longer."""
 RANGE = 4 * TILE_WIDTH
 """Entries that are read and checked at once."""
 
-Progress = Callable[[int, int], None]
-"""(entries verified, entries in all)."""
 Row = tuple[Any, ...]
 
 _SCALARS = ("type", "action", "outcome", "person_id", "organization", "client_id", "user_id", "session", "request_id")
@@ -73,6 +78,8 @@ class Report:
     cosignatures: int
     unknown_cosignatures: int
     """By witnesses whose keys were not given: whether they hold is not known."""
+    archived: int
+    """Entries whose bodies are in archives; their leaves were verified, their search columns could not be."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class _Checked:
     """The first checkpoint that does not hold; the checkpoints then end before it."""
     wrong: Wrong | None
     """The first entry that does not hold; the leaves then end there."""
+    archived: int
 
 
 def verify(
@@ -103,13 +111,43 @@ def verify(
     witnesses: Iterable[VerifierKey] = (),
     progress: Progress = lambda _done, _all: None,
     processes: int | None = None,
+    start: Literal["fork", "spawn"] = "fork",
 ) -> Report:
-    """Verify the log in the database at `url` against the public keys of `ring`. Raises Wrong."""
+    """Verify the log in the database at `url` against the public keys of `ring`. Raises Wrong.
+
+    `start` says how its processes begin: a program with other threads of its own must not fork.
+    """
     database = Database(url)
+    workers = _Workers(url, KeyRing(ring.keys), processes or os.cpu_count() or 1, start)
     try:
-        return _Verification(database, KeyRing(ring.keys), tuple(seen), tuple(witnesses), progress).run(processes)
+        return _Verification(database, tuple(seen), tuple(witnesses), progress).run(workers)
     finally:
         database.close()
+
+
+def seen_here(seal: Seal) -> list[Seen]:
+    """What this host has seen of the log. Raises Wrong where that is damaged."""
+    try:
+        mark = seal.high_water.read(seal.ring())
+    except NoteError as error:
+        raise Wrong(0, str(error)) from None
+    return [Seen(mark, "this host's high-water mark")] if mark else []
+
+
+def in_the_background(url: str, seal: Seal, witnesses: Sequence[VerifierKey]) -> Verify:
+    """For the page of the log's health: with this host's keys and mark, in processes beside a threaded server."""
+
+    def run(progress: Progress) -> Found:
+        try:
+            report = verify(
+                url, seal.ring(), seen=seen_here(seal), witnesses=witnesses, progress=progress, start="spawn"
+            )
+        except Wrong as wrong:
+            return Found(False, wrong.index, f"It does not verify: index {wrong.index}: {wrong.reason}.")
+        sentence = f"{report.entries:,} entries and {report.checkpoints:,} checkpoints verify."
+        return Found(True, report.entries, sentence)
+
+    return run
 
 
 class _Verification:
@@ -118,26 +156,24 @@ class _Verification:
     def __init__(
         self,
         database: Database,
-        ring: KeyRing,
         seen: tuple[Seen, ...],
         witnesses: tuple[VerifierKey, ...],
         progress: Progress,
     ) -> None:
         self._database = database
-        self._ring = ring
         self._seen = sorted(seen, key=lambda one: one.signed.size)
         self._witnesses = {f"{key.name}+{key.id.hex()}": key for key in witnesses}
         self._progress = progress
         self._edge = RightEdge()
         self._good = self._seen_good = 0
         """Entries under the last checkpoint, and under the last one that somebody has seen, with the right root."""
-        self._checkpoints = 0
+        self._checkpoints = self._archived = 0
 
-    def run(self, processes: int | None) -> Report:
+    def run(self, workers: _Workers) -> Report:
         with self._database.read() as connection:
             size = _signed_size(connection)
-            self._take(connection, _Checked(b"", (), None, None))
-            for checked in _in_parallel(self._database.url, self._ring, size, processes):
+            self._take(connection, _Checked(b"", (), None, None, 0))
+            for checked in workers.ranges(size):
                 self._take(connection, checked)
                 self._progress(self._edge.size, size)
         # A reading transaction of its own: what was written meanwhile must be in order as well.
@@ -145,7 +181,7 @@ class _Verification:
             self._require_seen_to_the_end(size)
             known, unknown = self._require_cosignatures(connection)
             _require_nothing_else(connection)
-        return Report(size, self._edge.root, self._checkpoints, known, unknown)
+        return Report(size, self._edge.root, self._checkpoints, known, unknown, self._archived)
 
     def _take(self, connection: sa.Connection, checked: _Checked) -> None:
         """Grow the tree by a range, through every checkpoint that ends in it."""
@@ -168,6 +204,7 @@ class _Verification:
         if checked.wrong:
             raise checked.wrong
         self._checkpoints += len(checked.checkpoints)
+        self._archived += checked.archived
 
     def _claims(self, checked: _Checked, end: int) -> list[tuple[int, bytes, str]]:
         """(size, root, whose) of everything that says what the roots of this range are, by size; "" is the log."""
@@ -225,23 +262,33 @@ class _Verification:
 # -- ranges, in processes of their own
 
 
-def _in_parallel(url: str, ring: KeyRing, size: int, processes: int | None) -> Iterator[_Checked]:
-    """The ranges of the first `size` entries in order, a few of them at work."""
-    count = processes or os.cpu_count() or 1
-    ranges = ((first, min(first + RANGE, size)) for first in range(0, size, RANGE))
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(url, ring)) as pool:
-        under_way: deque[Future[_Checked]] = deque()
-        try:
-            for first, last in ranges:
-                under_way.append(pool.submit(_check_range, first, last))
-                if len(under_way) > 2 * count:
+@dataclass(frozen=True)
+class _Workers:
+    """Processes that check ranges of one log."""
+
+    url: str
+    ring: KeyRing
+    count: int
+    start: Literal["fork", "spawn"]
+
+    def ranges(self, size: int) -> Iterator[_Checked]:
+        """The ranges of the first `size` entries in order, a few of them at work."""
+        # Imported here: a server starts without it.
+        from concurrent.futures.process import ProcessPoolExecutor
+
+        context = multiprocessing.get_context(self.start)
+        with ProcessPoolExecutor(self.count, context, initializer=_begin, initargs=(self.url, self.ring)) as pool:
+            under_way: deque[Future[_Checked]] = deque()
+            try:
+                for first in range(0, size, RANGE):
+                    under_way.append(pool.submit(_check_range, first, min(first + RANGE, size)))
+                    if len(under_way) > 2 * self.count:
+                        yield under_way.popleft().result()
+                while under_way:
                     yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for waiting in under_way:
-                waiting.cancel()
+            finally:
+                for waiting in under_way:
+                    waiting.cancel()
 
 
 class _Ranges:
@@ -259,16 +306,29 @@ class _Ranges:
     def check(self, first: int, last: int) -> _Checked:
         leaves: list[bytes] = []
         sides: dict[sa.Table, set[Row]] = {table: set() for table in SIDES}
+        archived: set[int] = set()
         wrong: Wrong | None = None
         try:
             for index, row in enumerate(self._rows(_ENTRIES, entries.name, first, last), first):
-                leaves.append(_check_entry(index, row, sides))
+                if len(row[5]) == len(row[4]) == 0:
+                    archived.add(index)
+                    leaves.append(_check_archived(index, row))
+                else:
+                    leaves.append(_check_entry(index, row, sides))
             if first + len(leaves) < last:
                 raise Wrong(first + len(leaves), "the entry is missing")
-            self._check_sides(first, last, sides)
+            self._check_sides(first, last, sides, archived)
+            self._check_archives(archived)
         except Wrong as found:
             wrong = found
-        return _Checked(b"".join(leaves), *self._checkpoints(first, last), wrong=wrong)
+        checkpoints, forged = self._checkpoints(first, last)
+        return _Checked(b"".join(leaves), checkpoints, forged, wrong, len(archived))
+
+    def _check_archives(self, archived: set[int]) -> None:
+        for index in sorted(archived):
+            sql = "SELECT count(*) FROM audit_archives WHERE first_index <= ? AND last_index >= ?"
+            if self._select(sql, index, index) == [(0,)]:
+                raise Wrong(index, "the body is gone, and no archive covers it")
 
     def _rows(self, names: str, table: str, first: int, last: int) -> list[Row]:
         return self._select(f"SELECT {names} FROM {table} WHERE {_WITHIN.format('?', '?')}", first, last)
@@ -279,11 +339,11 @@ class _Ranges:
         with self._driver.cursor(binary=True) as cursor:
             return list(cursor.execute(sql.replace("?", "%s"), values))
 
-    def _check_sides(self, first: int, last: int, expected: dict[sa.Table, set[Row]]) -> None:
+    def _check_sides(self, first: int, last: int, expected: dict[sa.Table, set[Row]], archived: set[int]) -> None:
         for table, wanted in expected.items():
             names = ", ".join(column.name for column in table.columns)
             stored = self._rows(names, table.name, first, last)
-            different = wanted.symmetric_difference(stored)
+            different = {row for row in wanted.symmetric_difference(stored) if row[0] not in archived}
             if different:
                 raise Wrong(min(row[0] for row in different), f"{table.name} does not have what the entry says")
 
@@ -335,6 +395,25 @@ def _check_entry(index: int, row: Row, sides: dict[sa.Table, set[Row]]) -> bytes
     sides[subtypes].update([(index, code) for code in found.subtypes])
     sides[source_failures].update([(index, member_id, status) for member_id, status in found.failures])
     return made
+
+
+def _check_archived(index: int, row: Row) -> bytes:
+    """The leaf hash of an entry whose body was archived: the leaf is still that of the entry's id, time and kind."""
+    at, entry_id, recorded, kind, _, _, leaf, stored_hash = row[:8]
+    time = recorded if isinstance(recorded, str) else instant(recorded)
+    try:
+        commit = orjson.loads(leaf)["commit"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        commit = None
+    if at != index:
+        raise Wrong(index, "the entry is missing")
+    if not isinstance(commit, str) or leaf_bytes(entry_id, time, kind, commit) != leaf:
+        raise Wrong(index, "the leaf is not that of id, time and kind")
+    if leaf_hash(leaf) != stored_hash:
+        raise Wrong(index, "the stored hash is not that of the leaf")
+    if time > instant(system_clock() - RETENTION):
+        raise Wrong(index, "the body is gone before its retention has ended")
+    return bytes(stored_hash)
 
 
 def _columns(index: int, body: bytes, entry_id: str, time: str) -> Columns:

@@ -19,7 +19,7 @@ from hie.audit.event import Event, Kind, Outcome
 from hie.audit.log import AuditLog
 from hie.audit.note import NoteError, VerifierKey, encode
 from hie.audit.seal import KeyRing, Seal
-from hie.audit.verify import Report, Seen, Wrong
+from hie.audit.verify import Report, Seen, Wrong, seen_here
 from hie.audit.verify import verify as verified
 from hie.core import schema
 from hie.core.clock import system_clock
@@ -55,12 +55,13 @@ def verify(kept: tuple[Path, ...], keys: Path | None, witness_keys: Path | None,
     with _opened() as (settings, log):
         seal = Seal.of(settings)
         ring = _public_ring(keys) if keys else seal.ring()
-        seen = [_seen(path, ring) for path in kept] + ([] if keys else _mark(seal, ring))
+        seen = [_seen(path, ring) for path in kept]
         known = _vkeys(witness_keys) if witness_keys else [w.key for w in parse_witnesses(settings.witnesses)]
         log.close()
         with _progress() as progress:
             url = settings.effective_database_url
             try:
+                seen += [] if keys else seen_here(seal)
                 report = verified(url, ring, seen=seen, witnesses=known, progress=progress)
             except Wrong as wrong:
                 if as_json:
@@ -185,14 +186,6 @@ def _seen(path: Path, ring: KeyRing) -> Seen:
         raise ConfigurationError(f"{path} is no checkpoint of this log: {error}.") from None
 
 
-def _mark(seal: Seal, ring: KeyRing) -> list[Seen]:
-    try:
-        mark = seal.high_water.read(ring)
-    except NoteError as error:
-        raise HieError(f"The log does not verify: {error}.") from None
-    return [Seen(mark, "this host's high-water mark")] if mark else []
-
-
 @contextmanager
 def _progress() -> Iterator[Shown]:
     """A bar on a terminal, and nothing in a pipe. Drawn by the caller: a thread would not survive the workers' fork."""
@@ -225,6 +218,7 @@ def _print(report: Report, ring: KeyRing, seen: list[Seen], as_json: bool) -> No
                     "checkpoints": report.checkpoints,
                     "cosignatures": report.cosignatures,
                     "unknown_cosignatures": report.unknown_cosignatures,
+                    "archived": report.archived,
                 }
             )
         )
@@ -233,5 +227,7 @@ def _print(report: Report, ring: KeyRing, seen: list[Seen], as_json: bool) -> No
     click.echo(f"{report.checkpoints:,} checkpoints signed by {ring.origin}")
     for one in seen:
         click.echo(f"extends {one.whose}")
+    if report.archived:
+        click.echo(f"{report.archived:,} bodies are in archives, where alone their search columns can be checked")
     if report.cosignatures or report.unknown_cosignatures:
         click.echo(f"{report.cosignatures:,} cosignatures, {report.unknown_cosignatures:,} more by unknown witnesses")
