@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test check bench bench-mpi
 
 setup: $(STAMP)
 
@@ -29,3 +29,6 @@ test: setup check
 
 bench: setup
 	@for script in bench/bench_*.py; do $(BIN)/python $$script; done
+
+bench-mpi: setup
+	@$(BIN)/python bench/bench_mpi.py

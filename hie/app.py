@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import logging
 
-import structlog
 from flask import Flask
 
 from hie.audit.accounting import Accounting
 from hie.audit.cosigning import Cosigning, parse_witnesses
-from hie.audit.health import LogHealth
+from hie.audit.health import Found, LogHealth, Progress
 from hie.audit.log import AuditLog
+from hie.audit.note import NoteError, encode
 from hie.audit.review import Review
 from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
 from hie.audit.thresholds import Thresholds
-from hie.audit.verify import in_the_background
+from hie.audit.verify import Wrong, own_mark, verify
 from hie.consent import rules
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
 from hie.core.config import Settings
 from hie.core.database import Database, ensure_parent
+from hie.core.errors import LogDamaged
 from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
 from hie.gateway.api import (
     audit,
     consents,
     context,
+    decide,
     directory,
     everything,
     health,
@@ -45,6 +47,8 @@ from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
 from hie.gateway.keys import signing_key
+from hie.gateway.notices import Notices
+from hie.gateway.portal import Portal
 from hie.gateway.release import Release
 from hie.gateway.services import Services
 from hie.gateway.transport import Transport
@@ -64,6 +68,7 @@ BLUEPRINTS = (
     records.blueprint,
     everything.blueprint,
     consents.blueprint,
+    decide.blueprint,
     audit.blueprint,
     log.blueprint,
 )
@@ -90,9 +95,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     ensure_parent(settings.effective_database_url)
     database = Database(settings.effective_database_url)
     master_key = MasterKey.load(settings.home)
-    seal, witnesses = Seal.of(settings), parse_witnesses(settings.witnesses)
-    cosigning = Cosigning(database, witnesses, seconds=settings.witness_seconds)
-    audit_log = AuditLog(database, clock, settings.fhir_base, seal, on_growth=cosigning.wake)
+    witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
+    audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
     members = Directory(database, clock, settings)
     index = MatchIndex(Model.load(), database.is_sqlite)
     identities = IdentityService(database, index, clock)
@@ -106,6 +110,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     )
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
+    portal = Portal(database, clock, identities)
+    notices = Notices(database, clock)
     release = Release(
         fhir_base=settings.fhir_base,
         query_deadline=settings.query_deadline,
@@ -113,6 +119,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         directory=members,
         identity=identities,
         consents=consent_service,
+        portal=portal,
+        notices=notices,
         audit=audit_log,
         transport=transport,
         gateway_ids=GatewayIds(database, master_key.derive("gateway-ids")),
@@ -128,6 +136,8 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         consents=consent_service,
         audit=audit_log,
         release=release,
+        portal=portal,
+        notices=notices,
         accounting=Accounting(
             database,
             clock,
@@ -136,26 +146,38 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         ),
         review=Review(database, clock, audit_log, ExchangeCommunity(database, members), Thresholds.load()),
         statistics=LogStatistics(database),
-        health=LogHealth(
-            database, clock, in_the_background(database.url, seal, [witness.key for witness in witnesses])
-        ),
-        own_person=lambda _email: None,
+        health=LogHealth(database, clock, verify=lambda progress: _verify(settings, progress)),
+        own_person=lambda email: next(iter(sorted(portal.own_people(email))), None),
         secret=master_key.derive("sessions"),
     )
 
 
+def _verify(settings: Settings, progress: Progress) -> Found:
+    """The whole log, read again for the console's page, in processes beside this one, which goes on serving."""
+    try:
+        seal = Seal.of(settings)
+        ring = seal.ring()
+        witnesses = [witness.key for witness in parse_witnesses(settings.witnesses)]
+        seen = own_mark(seal, ring)
+        url = settings.effective_database_url
+        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress, start="spawn")
+    except Wrong as wrong:
+        return Found(False, 0, f"The log does not verify: index {wrong.index}: {wrong.reason}.")
+    except (LogDamaged, NoteError) as damage:
+        return Found(False, 0, f"The log does not verify: {getattr(damage, 'reason', damage)}.")
+    return Found(True, report.entries, f"All {report.entries:,} entries are whole; the root is {encode(report.root)}.")
+
+
 def _configure_log() -> None:
     """One JSON line an event on stderr. Nothing that is logged holds patient data, addresses or tokens (law L10)."""
+    import structlog  # a tenth of a second that only a server needs
+
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
     render: list[structlog.types.Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.JSONRenderer(),

@@ -14,7 +14,8 @@ figures behind it; `Thresholds` are settings. `bench/bench_review.py` measures p
 | off-hours | several unexplained people in the night, by somebody who does not work at night |
 | search-only | many searches in a day that opened next to nothing |
 | sequence | many unexplained people within minutes |
-| unrelated | more people without encounter or registration in a month than colleagues have |
+| repeated | one unexplained person on several days |
+| unrelated | a far larger share of people without encounter or registration in a month than colleagues have |
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Rule(StrEnum):
     OFF_HOURS = "off-hours"
     SEARCH_ONLY = "search-only"
     SEQUENCE = "sequence"
+    REPEATED = "repeated"
     UNRELATED = "unrelated"
 
 
@@ -153,6 +155,7 @@ class Watch:
         for day in days:
             self._history[day.actor].append(self._tally(day))
         for day in days:
+            found += self._repeated(day)
             if alert := self._unrelated(day):
                 found.append(alert)
         return found
@@ -224,7 +227,7 @@ class Watch:
         yield self._sequence(day)
 
     def _known(self, day: _Day) -> bool:
-        return sum(tally.people > 0 for tally in day.history) >= self._limits.history_min_days
+        return sum(tally.people + tally.searches > 0 for tally in day.history) >= self._limits.history_min_days
 
     def _volume(self, day: _Day, peers: int) -> Alert | None:
         number, loose = len(day.opened), day.loose
@@ -244,13 +247,12 @@ class Watch:
         )
 
     def _off_hours(self, day: _Day) -> Alert | None:
-        night = {
-            person_id: kept
-            for person_id, touches in day.loose.items()
-            if (kept := [touch for touch in touches if self._at_night(touch)])
-        }
+        tonight = self._nightly(day.loose)
+        if not tonight:
+            return None
+        night = self._evening_before(day) | tonight
         people = sum(tally.people for tally in day.history)
-        share = sum(tally.night for tally in day.history) / people if people else 1.0
+        share = sum(tally.night for tally in day.history) / people if people else 0.0
         if len(night) < self._limits.off_hours_min or not self._known(day) or share > self._limits.off_hours_share:
             return None
         return _alert(
@@ -262,14 +264,32 @@ class Watch:
             f"{share:.0%} of the own accesses in the last {self._limits.history_days} days fell in those hours.",
         )
 
+    def _nightly(self, loose: Mapping[str, list[Touch]]) -> dict[str, list[Touch]]:
+        kept = {person_id: [t for t in touches if self._at_night(t)] for person_id, touches in loose.items()}
+        return {person_id: touches for person_id, touches in kept.items() if touches}
+
+    def _evening_before(self, day: _Day) -> dict[str, list[Touch]]:
+        """One night has two dates: what yesterday's evening had, where today is the morning after."""
+        yesterday = day.history[-1] if day.history else None
+        if yesterday is None or yesterday.day != day.day - timedelta(days=1):
+            return {}
+        first = min(touch.at for touches in day.opened.values() for touch in touches)
+        if first.astimezone(self._zone).hour >= self._limits.night_end:
+            return {}
+        evening = {
+            person_id: [t for t in touches if t.at.astimezone(self._zone).hour >= self._limits.night_start]
+            for person_id, touches in yesterday.loose.items()
+        }
+        return {person_id: touches for person_id, touches in evening.items() if touches}
+
     def _search_only(self, day: _Day) -> Alert | None:
         searches, opened = len(day.searches), len(day.opened)
-        before = sum(tally.searches for tally in day.history)
-        usual = min(sum(tally.people for tally in day.history) / before, 1.0) if before else 1.0
-        if searches < self._limits.search_min or opened > self._limits.search_opened_share * searches:
+        days = [tally for tally in day.history if tally.searches]
+        if len(days) < self._limits.history_min_days or searches < self._limits.search_min:
             return None
-        if opened / searches >= usual / 2:
-            return None
+        usual = min(sum(tally.people for tally in days) / sum(tally.searches for tally in days), 1.0)
+        if opened > self._limits.search_opened_share * searches or usual < 2 * self._limits.search_opened_share:
+            return None  # not today, or always so: a clerk's work is searching
         shown: defaultdict[str, list[Touch]] = defaultdict(list)
         for touches in day.searches.values():
             for touch in touches:
@@ -301,26 +321,50 @@ class Watch:
             f"within {minutes:.0f} minutes on {_date(day.day)}.",
         )
 
+    def _repeated(self, day: _Day) -> Iterator[Alert]:
+        """After the day is in the history: one person on several days, never with a reason."""
+        for person_id in day.loose:
+            before = [t.loose[person_id] for t in self._history[day.actor] if person_id in t.loose]
+            if len(before) >= self._limits.repeated_days:
+                touches = [touch for own in before for touch in own]
+                yield _alert(
+                    Rule.REPEATED,
+                    day,
+                    {person_id: touches},
+                    f"Opened the records of one person on {len(before)} days since {_date(touches[0].at.date())}, each "
+                    "time without an encounter or registration.",
+                    f"{person_id}:{day.day:%Y-%m}",
+                )
+
+    def _loose_share(self, actor: Actor, since: date) -> float:
+        """Of the people whom the colleagues opened, those without a reason."""
+        tallies = [
+            tally
+            for other, tallies in self._history.items()
+            if other[0] == actor[0] and other != actor
+            for tally in tallies
+            if tally.day > since
+        ]
+        opened = sum(tally.people for tally in tallies)
+        return sum(len(tally.loose) for tally in tallies) / opened if opened else 0.0
+
     def _unrelated(self, day: _Day) -> Alert | None:
         """After the day is in the history: the last weeks together, once a calendar month."""
         since = day.day - timedelta(days=self._limits.unrelated_days)
         own = _loose_since(self._history[day.actor], since)
         if len(own) < self._limits.unrelated_min or not day.loose:
             return None
-        others = [
-            len(_loose_since(tallies, since))
-            for actor, tallies in self._history.items()
-            if actor[0] == day.actor[0] and actor != day.actor
-        ]
-        mean = sum(others) / len(others) if others else 0.0
-        if len(own) <= self._limits.unrelated_factor * mean:
+        share = self._loose_share(day.actor, since)
+        opened = sum(tally.people for tally in self._history[day.actor] if tally.day > since)
+        if len(own) <= self._limits.unrelated_factor * share * opened:
             return None
         return _alert(
             Rule.UNRELATED,
             day,
             own,
             f"Opened the records of {count(len(own), 'person', 'people')} without an encounter or registration in "
-            f"{self._limits.unrelated_days} days; colleagues at the same organization have {mean:.1f} on average.",
+            f"{self._limits.unrelated_days} days, of {opened} in all; for colleagues at the same organization it would "
+            f"be {share * opened:.1f}.",
             f"{day.day:%Y-%m}",
         )
 

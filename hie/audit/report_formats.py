@@ -7,7 +7,6 @@ report is complete.
 
 from __future__ import annotations
 
-import base64
 import csv
 import hashlib
 import io
@@ -21,6 +20,7 @@ import orjson
 from hie.audit import report_pdf
 from hie.audit.accounting import Report, Value
 from hie.audit.entry import Entry
+from hie.audit.retention import archive_line
 from hie.core.clock import instant
 from hie.core.fhir import Resource
 
@@ -139,7 +139,7 @@ def _cell(value: Value) -> str:
 def _zip(report: Report, proofs: Proofs | None) -> bytes:
     files = {f"report.{FORMS[form].ending}": render(report, form) for form in (Format.PDF, Format.CSV, Format.JSON)}
     files["bundle.fhir.json"] = to_bundle(report)
-    files["entries.ndjson"] = b"".join(map(_line, report.entries))
+    files["entries.ndjson"] = b"".join(map(archive_line, report.entries))
     files["README.txt"] = _READ_ME.encode()
     files |= proofs(report.entries) if proofs else {}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
@@ -150,13 +150,6 @@ def _zip(report: Report, proofs: Proofs | None) -> bytes:
         for name, content in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(name, _MEMBER_TIME), content, zipfile.ZIP_DEFLATED)
     return raw.getvalue()
-
-
-def _line(entry: Entry) -> bytes:
-    """One entry as a verifier needs it."""
-    raw = {"leaf": entry.leaf, "salt": entry.salt, "body": entry.body}
-    encoded = {name: base64.b64encode(content).decode() for name, content in raw.items()}
-    return orjson.dumps({"index": entry.index, **encoded}) + b"\n"
 
 
 _RENDERERS: Mapping[Format, Callable[[Report], bytes]] = {

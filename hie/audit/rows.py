@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import psycopg
 import sqlalchemy as sa
 
 from hie.audit.entry import Draft
@@ -27,6 +26,8 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_statement(table), list(rows))
         return
+    import psycopg  # only where PostgreSQL is used
+
     driver: Any = connection.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:

@@ -34,17 +34,18 @@ class Thresholds:
     """Of that day's people, those whom nothing explains."""
     night_start: int = 22
     night_end: int = 6
-    off_hours_min: int = 3
+    off_hours_min: int = 2
     off_hours_share: float = 0.05
     """Of the own accesses, those that usually fall in the night."""
     search_min: int = 8
     search_opened_share: float = 0.25
     sequence_min: int = 6
     sequence_minutes: int = 20
-    unrelated_min: int = 4
+    repeated_days: int = 3
+    unrelated_min: int = 8
     unrelated_days: int = 30
     unrelated_factor: float = 3.0
-    """Times the mean of the colleagues at the same organization."""
+    """Times what would fit the share of the colleagues at the same organization."""
 
     @classmethod
     def load(cls, environment: Mapping[str, str] = os.environ) -> Thresholds:

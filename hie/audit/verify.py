@@ -6,9 +6,6 @@ the host's high-water mark, a checkpoint that somebody kept, and the cosignature
 
 A Merkle tree alone does not see an edited search column, nor rows that it does not know of; this does. It reads in
 ranges, one process per processor, so a log of any size is verified in the same memory.
-
-An entry whose body was archived after its retention still has its leaf in the tree; that its body is gone must be
-covered by an archive, and what it is found by can be held against that archive alone (`retention.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +25,6 @@ import sqlalchemy as sa
 from hie.audit.checkpoint import SignedCheckpoint
 from hie.audit.columns import Columns, columns
 from hie.audit.entry import commitment, leaf_bytes
-from hie.audit.health import Found, Progress, Verify
 from hie.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, FullTile, RightEdge, leaf_hash
 from hie.audit.note import NoteError, Signature, VerifierKey
 from hie.audit.seal import KeyRing, Seal
@@ -41,6 +37,8 @@ RETENTION = timedelta(days=6 * 365)
 RANGE = 4 * TILE_WIDTH
 """Entries that are read and checked at once."""
 
+Progress = Callable[[int, int], None]
+"""(entries verified, entries in all)."""
 Row = tuple[Any, ...]
 
 _SCALARS = ("type", "action", "outcome", "person_id", "organization", "client_id", "user_id", "session", "request_id")
@@ -115,39 +113,20 @@ def verify(
 ) -> Report:
     """Verify the log in the database at `url` against the public keys of `ring`. Raises Wrong.
 
-    `start` says how its processes begin: a program with other threads of its own must not fork.
+    One of `processes` is this one; `start` says how others begin: a program with threads of its own must not fork.
     """
     database = Database(url)
-    workers = _Workers(url, KeyRing(ring.keys), processes or os.cpu_count() or 1, start)
+    readers = _Readers(url, KeyRing(ring.keys), processes or os.cpu_count() or 1, start)
     try:
-        return _Verification(database, tuple(seen), tuple(witnesses), progress).run(workers)
+        return _Verification(database, tuple(seen), tuple(witnesses), progress).run(readers)
     finally:
         database.close()
 
 
-def seen_here(seal: Seal) -> list[Seen]:
-    """What this host has seen of the log. Raises Wrong where that is damaged."""
-    try:
-        mark = seal.high_water.read(seal.ring())
-    except NoteError as error:
-        raise Wrong(0, str(error)) from None
+def own_mark(seal: Seal, ring: KeyRing) -> list[Seen]:
+    """This host's high-water mark, where there is one. Raises NoteError where it does not hold."""
+    mark = seal.high_water.read(ring)
     return [Seen(mark, "this host's high-water mark")] if mark else []
-
-
-def in_the_background(url: str, seal: Seal, witnesses: Sequence[VerifierKey]) -> Verify:
-    """For the page of the log's health: with this host's keys and mark, in processes beside a threaded server."""
-
-    def run(progress: Progress) -> Found:
-        try:
-            report = verify(
-                url, seal.ring(), seen=seen_here(seal), witnesses=witnesses, progress=progress, start="spawn"
-            )
-        except Wrong as wrong:
-            return Found(False, wrong.index, f"It does not verify: index {wrong.index}: {wrong.reason}.")
-        sentence = f"{report.entries:,} entries and {report.checkpoints:,} checkpoints verify."
-        return Found(True, report.entries, sentence)
-
-    return run
 
 
 class _Verification:
@@ -169,11 +148,11 @@ class _Verification:
         """Entries under the last checkpoint, and under the last one that somebody has seen, with the right root."""
         self._checkpoints = self._archived = 0
 
-    def run(self, workers: _Workers) -> Report:
+    def run(self, readers: _Readers) -> Report:
         with self._database.read() as connection:
             size = _signed_size(connection)
             self._take(connection, _Checked(b"", (), None, None, 0))
-            for checked in workers.ranges(size):
+            for checked in readers.ranges(size):
                 self._take(connection, checked)
                 self._progress(self._edge.size, size)
         # A reading transaction of its own: what was written meanwhile must be in order as well.
@@ -263,8 +242,8 @@ class _Verification:
 
 
 @dataclass(frozen=True)
-class _Workers:
-    """Processes that check ranges of one log."""
+class _Readers:
+    """Who reads and checks the ranges of one log."""
 
     url: str
     ring: KeyRing
@@ -272,7 +251,20 @@ class _Workers:
     start: Literal["fork", "spawn"]
 
     def ranges(self, size: int) -> Iterator[_Checked]:
-        """The ranges of the first `size` entries in order, a few of them at work."""
+        """The ranges of the first `size` entries in order."""
+        cut = [(first, min(first + RANGE, size)) for first in range(0, size, RANGE)]
+        return self._here(cut) if self.count == 1 else self._in_parallel(cut)
+
+    def _here(self, cut: Iterable[tuple[int, int]]) -> Iterator[_Checked]:
+        reader = _Ranges(self.url, self.ring)
+        try:
+            for first, last in cut:
+                yield reader.check(first, last)
+        finally:
+            reader.close()
+
+    def _in_parallel(self, cut: Iterable[tuple[int, int]]) -> Iterator[_Checked]:
+        """A few at work, so that memory does not grow with the log."""
         # Imported here: a server starts without it.
         from concurrent.futures.process import ProcessPoolExecutor
 
@@ -280,8 +272,8 @@ class _Workers:
         with ProcessPoolExecutor(self.count, context, initializer=_begin, initargs=(self.url, self.ring)) as pool:
             under_way: deque[Future[_Checked]] = deque()
             try:
-                for first in range(0, size, RANGE):
-                    under_way.append(pool.submit(_check_range, first, min(first + RANGE, size)))
+                for first, last in cut:
+                    under_way.append(pool.submit(_check_range, first, last))
                     if len(under_way) > 2 * self.count:
                         yield under_way.popleft().result()
                 while under_way:
@@ -303,6 +295,9 @@ class _Ranges:
         if not self._sqlite:
             self._driver.autocommit = True
 
+    def close(self) -> None:
+        self._held.close()
+
     def check(self, first: int, last: int) -> _Checked:
         leaves: list[bytes] = []
         sides: dict[sa.Table, set[Row]] = {table: set() for table in SIDES}
@@ -310,25 +305,17 @@ class _Ranges:
         wrong: Wrong | None = None
         try:
             for index, row in enumerate(self._rows(_ENTRIES, entries.name, first, last), first):
-                if len(row[5]) == len(row[4]) == 0:
+                if not row[4] and not row[5]:
+                    leaves.append(self._check_archived(index, row))
                     archived.add(index)
-                    leaves.append(_check_archived(index, row))
                 else:
                     leaves.append(_check_entry(index, row, sides))
             if first + len(leaves) < last:
                 raise Wrong(first + len(leaves), "the entry is missing")
             self._check_sides(first, last, sides, archived)
-            self._check_archives(archived)
         except Wrong as found:
             wrong = found
-        checkpoints, forged = self._checkpoints(first, last)
-        return _Checked(b"".join(leaves), checkpoints, forged, wrong, len(archived))
-
-    def _check_archives(self, archived: set[int]) -> None:
-        for index in sorted(archived):
-            sql = "SELECT count(*) FROM audit_archives WHERE first_index <= ? AND last_index >= ?"
-            if self._select(sql, index, index) == [(0,)]:
-                raise Wrong(index, "the body is gone, and no archive covers it")
+        return _Checked(b"".join(leaves), *self._checkpoints(first, last), wrong=wrong, archived=len(archived))
 
     def _rows(self, names: str, table: str, first: int, last: int) -> list[Row]:
         return self._select(f"SELECT {names} FROM {table} WHERE {_WITHIN.format('?', '?')}", first, last)
@@ -339,11 +326,30 @@ class _Ranges:
         with self._driver.cursor(binary=True) as cursor:
             return list(cursor.execute(sql.replace("?", "%s"), values))
 
-    def _check_sides(self, first: int, last: int, expected: dict[sa.Table, set[Row]], archived: set[int]) -> None:
+    def _check_archived(self, index: int, row: Row) -> bytes:
+        """The leaf hash of an entry whose body and salt went to an archive: all but they must hold. Raises Wrong."""
+        at, entry_id, recorded, kind, _salt, _body, leaf, stored_hash = row[:8]
+        if at != index:
+            raise Wrong(index, "the entry is missing")
+        if not self._select("SELECT 1 FROM audit_archives WHERE ? BETWEEN first_index AND last_index", index):
+            raise Wrong(index, "the body is gone, and no archive holds it")
+        time = recorded if isinstance(recorded, str) else instant(recorded)
+        if leaf_bytes(entry_id, time, kind, _commit_of(leaf)) != leaf:
+            raise Wrong(index, "the leaf is not that of id, time and kind")
+        made = leaf_hash(leaf)
+        if made != stored_hash:
+            raise Wrong(index, "the stored hash is not that of the leaf")
+        if time > instant(system_clock() - RETENTION):
+            raise Wrong(index, "the body is gone before its retention has ended")
+        return made
+
+    def _check_sides(
+        self, first: int, last: int, expected: dict[sa.Table, set[Row]], archived: Collection[int]
+    ) -> None:
         for table, wanted in expected.items():
             names = ", ".join(column.name for column in table.columns)
-            stored = self._rows(names, table.name, first, last)
-            different = {row for row in wanted.symmetric_difference(stored) if row[0] not in archived}
+            stored = [row for row in self._rows(names, table.name, first, last) if row[0] not in archived]
+            different = wanted.symmetric_difference(stored)
             if different:
                 raise Wrong(min(row[0] for row in different), f"{table.name} does not have what the entry says")
 
@@ -397,23 +403,12 @@ def _check_entry(index: int, row: Row, sides: dict[sa.Table, set[Row]]) -> bytes
     return made
 
 
-def _check_archived(index: int, row: Row) -> bytes:
-    """The leaf hash of an entry whose body was archived: the leaf is still that of the entry's id, time and kind."""
-    at, entry_id, recorded, kind, _, _, leaf, stored_hash = row[:8]
-    time = recorded if isinstance(recorded, str) else instant(recorded)
+def _commit_of(leaf: bytes) -> str:
+    """What a leaf commits to; nothing where it is none."""
     try:
-        commit = orjson.loads(leaf)["commit"]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        commit = None
-    if at != index:
-        raise Wrong(index, "the entry is missing")
-    if not isinstance(commit, str) or leaf_bytes(entry_id, time, kind, commit) != leaf:
-        raise Wrong(index, "the leaf is not that of id, time and kind")
-    if leaf_hash(leaf) != stored_hash:
-        raise Wrong(index, "the stored hash is not that of the leaf")
-    if time > instant(system_clock() - RETENTION):
-        raise Wrong(index, "the body is gone before its retention has ended")
-    return bytes(stored_hash)
+        return str(orjson.loads(leaf)["commit"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
 
 
 def _columns(index: int, body: bytes, entry_id: str, time: str) -> Columns:

@@ -19,8 +19,9 @@ from hie.audit.event import Event, Kind, Outcome
 from hie.audit.log import AuditLog
 from hie.audit.note import NoteError, VerifierKey, encode
 from hie.audit.seal import KeyRing, Seal
-from hie.audit.verify import Report, Seen, Wrong, seen_here
+from hie.audit.verify import Report, Seen, Wrong, own_mark
 from hie.audit.verify import verify as verified
+from hie.cli import audit_reports
 from hie.core import schema
 from hie.core.clock import system_clock
 from hie.core.config import Settings
@@ -36,6 +37,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.group()
 def audit() -> None:
     """The disclosure log."""
+
+
+for _command in audit_reports.COMMANDS:
+    audit.add_command(_command)
 
 
 @audit.command()
@@ -55,13 +60,16 @@ def verify(kept: tuple[Path, ...], keys: Path | None, witness_keys: Path | None,
     with _opened() as (settings, log):
         seal = Seal.of(settings)
         ring = _public_ring(keys) if keys else seal.ring()
-        seen = [_seen(path, ring) for path in kept]
+        try:
+            mark = [] if keys else own_mark(seal, ring)
+        except NoteError as error:
+            raise HieError(f"the log does not verify: {error}") from None
+        seen = [_seen(path, ring) for path in kept] + mark
         known = _vkeys(witness_keys) if witness_keys else [w.key for w in parse_witnesses(settings.witnesses)]
         log.close()
         with _progress() as progress:
             url = settings.effective_database_url
             try:
-                seen += [] if keys else seen_here(seal)
                 report = verified(url, ring, seen=seen, witnesses=known, progress=progress)
             except Wrong as wrong:
                 if as_json:

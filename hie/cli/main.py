@@ -12,6 +12,7 @@ from hie.core.errors import ConfigurationError, HieError
 COMMANDS = {
     "apply": "hie.cli.apply",
     "audit": "hie.cli.audit",
+    "consent": "hie.cli.consent",
     "db": "hie.cli.db",
     "demo": "hie.cli.demo",
     "member": "hie.cli.member",

@@ -1,8 +1,13 @@
-"""`hie mpi`: train the match model and explain its scores (contract section 7)."""
+"""`hie mpi`: link files, hold links to the truth, train the match model, explain its scores (contract section 7).
+
+numpy and pyarrow take a third of a second to import and load only in the commands that use them.
+"""
 
 from __future__ import annotations
 
 import csv
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,12 +17,13 @@ import click
 import orjson
 import sqlalchemy as sa
 
+from hie.cli.review import review
 from hie.core.config import Settings
 from hie.core.database import Database
 from hie.core.errors import BadRequest, NotFound
 from hie.mpi import training
 from hie.mpi.comparison import compare, hard_conflict
-from hie.mpi.demographics import Traits, traits_of_row
+from hie.mpi.demographics import Traits, row_of, traits_of_row
 from hie.mpi.model import DEFAULT_PATH, Model, Score
 from hie.mpi.tables_match import match_traits
 
@@ -29,14 +35,18 @@ def mpi() -> None:
     """The master patient index: who is who."""
 
 
+mpi.add_command(review)
+
+
 @mpi.command()
 @click.argument("records", type=CSV_FILE, required=False)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the model goes.")
 @click.option(
     "--base", type=CSV_FILE, default=DEFAULT_PATH, help="The model to start from; the shipped one if not given."
 )
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Where an HTML report goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary for machines.")
-def train(records: Path | None, output: Path, base: Path, as_json: bool) -> None:
+def train(records: Path | None, output: Path, base: Path, report: Path | None, as_json: bool) -> None:
     """Fit the model to RECORDS (a CSV as for `hie mpi link`), or to the exchange's own records. Needs no labels."""
     traits = list(_from_csv(records).values()) if records else _from_exchange()
     provenance = {
@@ -48,12 +58,80 @@ def train(records: Path | None, output: Path, base: Path, as_json: bool) -> None
     }
     trained = training.estimate(traits, Model.load(base), provenance)
     trained.model.save(output)
+    if report:
+        from hie.mpi import report as reporting
+        from hie.mpi.batch_read import read, table_of
+
+        table = read(records) if records else table_of([row_of(str(k), t) for k, t in enumerate(traits)])
+        reporting.write(report, trained.model, reporting.scores_of(table, trained.model))
     found = training.summary(trained)
     if as_json:
         click.echo(orjson.dumps(found))
         return
     for name, value in found.items():
         click.echo(f"{name.replace('_', ' '):<20} {value}")
+
+
+@mpi.command()
+@click.argument("records", type=CSV_FILE, metavar="INPUT")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the links go.")
+@click.option("--model", "model_path", type=CSV_FILE, help="The model; learned from the file itself if not given.")
+@click.option(
+    "--engine", type=click.Choice(["local", "spark"]), default="local", help="This process, or PySpark (extra spark)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary for machines.")
+def link(records: Path, output: Path, model_path: Path | None, engine: str, as_json: bool) -> None:
+    """Say which records of INPUT (CSV or Parquet) are one person: record_id, person_id, match_probability."""
+    started = time.monotonic()
+    model = Model.load(model_path) if model_path else None
+    if engine == "spark":
+        from hie.mpi.spark import link_file as linked_by
+    else:
+        from hie.mpi.batch import link_file as linked_by
+    made = linked_by(records, output, model, _progress)
+    found = {
+        "records": len(made.record_ids),
+        "people": made.people,
+        "pairs_compared": made.pairs,
+        "placeholders_emptied": made.emptied,
+        "model": made.model.version,
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    if as_json:
+        click.echo(orjson.dumps(found))
+        return
+    click.echo(f"{found['records']:,} records are {found['people']:,} people ({found['seconds']} s, {output}).")
+    for trait, count in made.emptied.items():
+        click.echo(f"{count:,} values of {trait} are shared by too many people to count.")
+
+
+def _progress(step: str) -> None:
+    """One line on a terminal that says what is being done; nothing in a pipe."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{step} ..." if step else "\r\x1b[K", nl=False, err=True)
+
+
+@mpi.command()
+@click.argument("links", type=CSV_FILE)
+@click.option("--truth", type=CSV_FILE, required=True, help="CSV with record_id and the true person_id.")
+@click.option(
+    "--at", type=click.FloatRange(0, 1), default=0.0, help="Records below this match_probability stand alone."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print for machines.")
+def evaluate(links: Path, truth: Path, at: float, as_json: bool) -> None:
+    """Hold LINKS (from `hie mpi link`) to the truth: over pairs of records, and over people found exactly."""
+    from hie.mpi import evaluation
+
+    found = evaluation.evaluate(evaluation.links(links, at), evaluation.truth(truth)).to_json()
+    if as_json:
+        click.echo(orjson.dumps(found))
+        return
+    for name, value in found.items():
+        click.echo(
+            f"{name.replace('_', ' '):<18} {value:.5f}"
+            if isinstance(value, float)
+            else f"{name.replace('_', ' '):<18} {value:,}"
+        )
 
 
 @mpi.command()

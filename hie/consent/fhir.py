@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from hie.consent.policy import (
@@ -142,7 +143,12 @@ def target_of(literal: object) -> str | None:
 
 def span(text: object) -> Span | None:
     """The range of a FHIR date, dateTime or instant, partial or not, in UTC where no offset is given."""
-    match = _DATE_TIME.fullmatch(text) if isinstance(text, str) else None
+    return _span(text) if isinstance(text, str) else None
+
+
+@lru_cache(maxsize=16384)
+def _span(text: str) -> Span | None:
+    match = _DATE_TIME.fullmatch(text)
     if match is None:
         return None
     year, month, day, hour, minute, second, fraction, offset = match.groups()

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
+from typing import Any
 
 from hie.consent.fhir import period, span
 from hie.consent.policy import SELF_PAY, ResourceView, Span, actor_key, default_confidentiality
@@ -33,7 +34,7 @@ from hie.consent.vocabulary import (
     label_of,
     system_of,
 )
-from hie.core.fhir import Resource, local_reference, walk
+from hie.core.fhir import Resource, local_reference
 
 Label = tuple[str, str]
 Labels = frozenset[Label]
@@ -48,6 +49,8 @@ _SYSTEMS = {
     "hcpcs": HCPCS,
 }
 _NO_LABELS: Labels = frozenset()
+_NONE = frozenset[str]()
+_NESTED = (dict, list)
 _RESTRICTED: Labels = frozenset({(CONFIDENTIALITY, "R")})
 
 _MOST_LABELS = 100
@@ -217,33 +220,56 @@ def _read(resource: Resource, key: tuple[str, str], sets: ValueSets) -> _Draft:
     codes: set[tuple[str, str]] = set()
     references: set[tuple[str, str]] = set()
     sensitive: set[str] = set()
-    for node in walk(resource):
-        code = node.get("code")
-        if isinstance(code, str) and code:
-            system = node.get("system")
-            coding = system_of(system if isinstance(system, str) else None), code
-            codes.add(coding)
-            sensitive |= _of_code(sets, *coding)
-        target = local_reference(node.get("reference"))
-        if target is not None:
-            references.add(target)
-        for text in (node.get("display"), node.get("text")):
-            if isinstance(text, str):
-                sensitive |= _of_name(sets, text)
+    stack: list[Any] = [resource]
+    while stack:
+        node = stack.pop()
+        if type(node) is list:
+            stack += [item for item in node if type(item) in _NESTED]
+            continue
+        for name, value in node.items():
+            if type(value) in _NESTED:
+                stack.append(value)
+            elif type(value) is not str or not value:
+                continue
+            elif name == "code":
+                system = node.get("system")
+                coding = system_of(system if isinstance(system, str) else None), value
+                codes.add(coding)
+                sensitive |= _of_code(sets, *coding)
+            elif name == "reference":
+                target = _target(value)
+                if target is not None:
+                    references.add(target)
+            elif name in ("display", "text"):
+                sensitive |= _of_name(sets, value)
     meta = resource.get("meta") or {}
+    profiles = meta.get("profile")
     return _Draft(
         key=key,
-        labels=_with_confidentiality(_given(meta) | {(ACT_CODE, code) for code in sensitive}),
+        labels=_labels(_given(meta), frozenset(sensitive)),
         codes=frozenset(codes),
-        profiles=frozenset(profile.split("|")[0] for profile in meta.get("profile") or ()),
+        profiles=frozenset(profile.split("|")[0] for profile in profiles) if profiles else _NONE,
         time=_time(resource, meta),
         references=frozenset(references),
         authors=frozenset(name for author in _authors(resource) for name in _names(author)),
     )
 
 
+@lru_cache(maxsize=65536)
+def _target(literal: str) -> tuple[str, str] | None:
+    return local_reference(literal)
+
+
+@lru_cache(maxsize=4096)
+def _labels(given: Labels, sensitive: frozenset[str]) -> Labels:
+    """Equal labels are one object, so that comparing them is quick."""
+    return _with_confidentiality(given | {(ACT_CODE, code) for code in sensitive})
+
+
 def _given(meta: Resource) -> Labels:
     """The source's own labels; of its tags only the one that restricts what a payer gets."""
+    if not (meta.get("security") or meta.get("tag")):
+        return _NO_LABELS
     codings = [c for c in meta.get("security") or () if c.get("code")]
     codings += [c for c in meta.get("tag") or () if c.get("code") == SELF_PAY]
     return frozenset(label_of(c.get("system"), c["code"]) for c in codings)

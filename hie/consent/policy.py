@@ -1,7 +1,8 @@
 """What may be released: the evaluator of CONSENT.md, a pure function over frozen dataclasses.
 
 Sections 3 (one consent), 4 (all consents together) and 5 (order of things) stand here as they do there; consents come
-compiled (`hie.consent.fhir`), resources indexed (`hie.consent.labels`), so that a decision takes microseconds.
+compiled (`hie.consent.fhir`), resources indexed (`hie.consent.labels`). A decision depends on little of a resource: its
+type, holder and labels, and what the person's consents happen to look at. Resources alike in that are decided once.
 
 Where the rule book says "no in a permit, yes in a deny" of something that cannot be known (an actor that cannot be
 resolved, a value that is not understood, a resource without a time), the permit or deny meant is the node that is being
@@ -12,7 +13,7 @@ that states it, since there the two directions are the meaning of the criterion.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -412,9 +413,12 @@ class PersonPolicy:
     """Where the person is a minor in a state whose ages are configured."""
     unreadable: bool = False
     """The consents could not be read: everything is denied but what break-glass opens."""
+    stricter: tuple[PersonPolicy, ...] = ()
+    """What governs those that the person was one with, until it is settled whose consents are whose: all permit."""
     _governing: dict[tuple[str, datetime], tuple[Compiled, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _decided: dict[int, _Decided] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def default(self, member_id: str) -> Default:
         """The holding member's default, else the exchange's; one that is not understood denies."""
@@ -429,6 +433,78 @@ class PersonPolicy:
                 self._governing.clear()
             found = self._governing[key] = _governing(self.consents, (EVERYTHING, member_id), now)
         return found
+
+    @cached_property
+    def interest(self) -> Interest:
+        """What of a resource, beside its type, holder and labels, may bear on a decision."""
+        return _interest(self)
+
+    def decided(self, request: Request) -> dict[_Signature, Decision]:
+        """The decisions of one request so far."""
+        held = self._decided.get(id(request))
+        if held is None or held.request is not request:
+            if len(self._decided) > 16:
+                self._decided.clear()
+            held = self._decided[id(request)] = _Decided(request)
+        return held.decisions
+
+
+@dataclass(frozen=True)
+class Interest:
+    """The values that a person's policy looks for in resources."""
+
+    codes: frozenset[str] = frozenset()
+    profiles: frozenset[str] = frozenset()
+    targets: frozenset[str] = frozenset()
+    authors: frozenset[str] = frozenset()
+    periods: tuple[Span, ...] = ()
+    time: bool = False
+    """Whether the very time counts: for a minor's age."""
+
+    @cached_property
+    def nothing(self) -> bool:
+        return not (self.codes or self.profiles or self.targets or self.authors or self.periods or self.time)
+
+    def of(self, view: ResourceView) -> _Signature:
+        """What of the resource bears on a decision: two resources alike in it are decided alike."""
+        common = (view.type, view.member_id, view.labels, view.reached, view.labels_known)
+        if self.nothing:
+            return common
+        return (
+            common,
+            self.codes and self.codes & view.code_keys,
+            self.profiles and self.profiles & view.profiles,
+            self.targets and (self.targets & view.references, view.reference in self.targets and view.reference),
+            self.authors and self.authors & view.authors,
+            view.time and tuple([held.overlaps(view.time) for held in self.periods]),
+            self.time and view.time,
+        )
+
+
+_Signature = tuple[object, ...]
+
+
+@dataclass(slots=True)
+class _Decided:
+    """What was decided of one request's resources."""
+
+    request: Request
+    decisions: dict[_Signature, Decision] = field(default_factory=dict)
+
+
+def _interest(policy: PersonPolicy) -> Interest:
+    consents = [consent for one in (policy, *policy.stricter) for consent in one.consents]
+    nodes = [node for consent in consents if consent.root is not None for node in _nodes(consent.root)]
+    data = [node.data for node in nodes if node.data is not None]
+    empty = frozenset[str]()
+    return Interest(
+        codes=empty.union(*(d.codes.known for d in data if d.codes)),
+        profiles=empty.union(*(d.classes.known for d in data if d.classes)),
+        targets=empty.union(*(d.instances | d.related for d in data)),
+        authors=empty.union(*(d.authored_by for d in data), *(n.actors.authors for n in nodes if n.actors)),
+        periods=tuple({d.period: None for d in data if d.period is not None}),
+        time=policy.minor is not None,
+    )
 
 
 def actor_key(actor: str) -> str:
@@ -451,6 +527,24 @@ def default_confidentiality(labels: Iterable[tuple[str, str]]) -> str:
 
 def decide(policy: PersonPolicy, request: Request, view: ResourceView) -> Decision:
     """Whether a resource may be released: every purpose asked for must be permitted by itself."""
+    decided = policy.decided(request)
+    signature = policy.interest.of(view)
+    found = decided.get(signature)
+    if found is None:
+        found = decided[signature] = _strictest(policy, request, view)
+    return found
+
+
+def _strictest(policy: PersonPolicy, request: Request, view: ResourceView) -> Decision:
+    own = _decide_anew(policy, request, view)
+    for other in policy.stricter if own.permit else ():
+        decision = _decide_anew(other, request, view)
+        if not decision.permit:
+            return replace(decision, rule="unsettled", reason=f"whose consent it is, is not settled: {decision.reason}")
+    return own
+
+
+def _decide_anew(policy: PersonPolicy, request: Request, view: ResourceView) -> Decision:
     permits = []
     for group in request.groups:
         decision = _decide(policy, request, group, view)
@@ -464,7 +558,9 @@ def decide(policy: PersonPolicy, request: Request, view: ResourceView) -> Decisi
 
 def could_release(policy: PersonPolicy, request: Request, member_id: str) -> bool:
     """Whether anything that a member holds might be released: False only when `decide` would deny whatever it is."""
-    return bool(request.groups) and all(_could(policy, request, group, member_id) for group in request.groups)
+    return bool(request.groups) and all(
+        _could(one, request, group, member_id) for one in (policy, *policy.stricter) for group in request.groups
+    )
 
 
 def restricts(policy: PersonPolicy, members: Collection[str] | None = None) -> bool:
@@ -477,7 +573,9 @@ def restricts(policy: PersonPolicy, members: Collection[str] | None = None) -> b
     defaults += [v for member, v in policy.member_defaults.items() if members is None or member in members]
     if any(default_of(d) in (Default.DENY, Default.BREAK_GLASS_ONLY) for d in defaults):
         return True
-    return any(_may_deny(consent, policy.as_of) for consent in _all_governing(policy))
+    return any(
+        _may_deny(consent, policy.as_of) for one in (policy, *policy.stricter) for consent in _all_governing(one)
+    )
 
 
 def could_withhold(policy: PersonPolicy, request: Request, member_id: str) -> bool:
@@ -487,7 +585,11 @@ def could_withhold(policy: PersonPolicy, request: Request, member_id: str) -> bo
     other resources may leave with it. What always needs a permit by name is told by the source itself, resource by
     resource, and does not count here (psychotherapy notes are kept apart from the record by law, 45 CFR 164.501).
     """
-    return not request.groups or any(_could_withhold(policy, request, group, member_id) for group in request.groups)
+    return not request.groups or any(
+        _could_withhold(one, request, group, member_id)
+        for one in (policy, *policy.stricter)
+        for group in request.groups
+    )
 
 
 def reads_labels(policy: PersonPolicy, request: Request, member_id: str) -> bool:
@@ -497,10 +599,25 @@ def reads_labels(policy: PersonPolicy, request: Request, member_id: str) -> bool
     """
     return any(
         _reads_labels(consent.root, request, group, ResourceView(_ANY_RESOURCE, _ANY_RESOURCE, member_id))
-        for consent in policy.governing(member_id, request.now)
+        for one in (policy, *policy.stricter)
+        for consent in one.governing(member_id, request.now)
         if consent.root is not None
         for group in request.groups
     )
+
+
+def labels_denied(policy: PersonPolicy, request: Request, member_id: str) -> frozenset[str]:
+    """The sensitivities that denials name which may apply to this request: what an answer would be short of."""
+    unknown = ResourceView(_ANY_RESOURCE, _ANY_RESOURCE, member_id)
+    found: set[str] = set()
+    for consent in policy.governing(member_id, request.now):
+        for node in _nodes(consent.root) if consent.root is not None else ():
+            denies = node.effect is Effect.DENY and node.data is not None and node.data.labels is not None
+            if denies and any(
+                _possible_context(node, request, group, unknown) is not False for group in request.groups
+            ):
+                found |= node.data.labels.known if node.data and node.data.labels else frozenset()
+    return frozenset(found)
 
 
 # -- section 3: one consent
@@ -818,13 +935,24 @@ def _could(policy: PersonPolicy, request: Request, group: PurposeGroup, member_i
         return False
     if not all(outcomes & {_PERMIT, _NONE} for outcomes in possible):
         return False
+    if member_id in policy.part2_members:
+        consents = policy.governing(member_id, request.now)
+        return any(_PERMIT in p and _may_cover_part2(c, member_id) for c, p in zip(consents, possible, strict=True))
     if any(_PERMIT in outcomes for outcomes in possible):
         return True
-    if member_id in policy.part2_members:
-        return False
     default = policy.default(member_id)
     return not _DEFAULT_PURPOSES[default].isdisjoint(group.up) or (
         default is Default.BREAK_GLASS_ONLY and _glass_is_broken(request, group)
+    )
+
+
+def _may_cover_part2(consent: Compiled, member_id: str) -> bool:
+    """Whether a permit of this consent may cover what a Part 2 member holds (`_covers_part2`)."""
+    nodes = _nodes(consent.root) if consent.root is not None else ()
+    return (
+        consent.covers_part2
+        or member_id in consent.custodians
+        or any(not PART2_NAMES.isdisjoint(_named(node)) for node in nodes)
     )
 
 

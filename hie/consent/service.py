@@ -35,6 +35,10 @@ _CURRENT = ~sa.exists().where(
 )
 
 
+RecordId = tuple[str, str]
+"""System and value of a patient id that a member assigned."""
+
+
 @dataclass(frozen=True)
 class StoredConsent:
     """One version of a consent; `resource` carries its id, `meta.versionId` and `meta.lastUpdated`."""
@@ -47,6 +51,8 @@ class StoredConsent:
     author_organization: str
     warnings: tuple[str, ...]
     """Sentences on what of it the evaluator cannot honour."""
+    filed_for: RecordId | None = None
+    """The member's patient id that it was filed for; None for the person as such."""
 
     @property
     def reference(self) -> str:
@@ -55,10 +61,18 @@ class StoredConsent:
 
 @dataclass(frozen=True)
 class Subject:
-    """What of a person the law of minors goes by: the birth date as written, and the state the person lives in."""
+    """What the gateway knows of a person that bears on what may be released.
+
+    `birth_date` (as written) and `state` are what the law of minors goes by. `records`: every patient id that members
+    feed of the person, also those that were deleted or replaced; None where that is not known. A consent filed for one
+    of them is the person's, whoever the person was when it was filed; one filed for a record that is now another's is
+    not. `halves`: people that the person was one with until an unlink that no steward has settled yet.
+    """
 
     birth_date: str | None = None
     state: str | None = None
+    records: frozenset[RecordId] | None = None
+    halves: tuple[tuple[str, ...], ...] = ()
 
 
 Also = Callable[[sa.Connection, StoredConsent], None] | None
@@ -91,12 +105,20 @@ class ConsentService:
 
     def policy(self, person_ids: Sequence[str], subject: Subject | None = None) -> PersonPolicy:
         """What governs a person, given every id the person has had."""
+        about = subject or Subject()
         with self._database.read() as connection:
-            keys = self._current_keys(connection, person_ids)
-            found = self._recall(keys)
-            missing = [key for key in keys if key not in found]
-            found |= self._compile(connection, missing)
-        return self._policy(person_ids, tuple(found[key] for key in keys), subject or Subject())
+            own = self._consents(connection, person_ids, about.records)
+            others = [self._consents(connection, ids, None) for ids in about.halves]
+        stricter = [self._policy(ids, consents, about) for ids, consents in zip(about.halves, others, strict=True)]
+        return replace(self._policy(person_ids, own, about), stricter=tuple(stricter))
+
+    def _consents(
+        self, connection: sa.Connection, person_ids: Sequence[str], records: frozenset[RecordId] | None
+    ) -> tuple[Compiled, ...]:
+        keys = self._current_keys(connection, person_ids, records)
+        found = self._recall(keys)
+        found |= self._compile(connection, [key for key in keys if key not in found])
+        return tuple(found[key] for key in keys)
 
     def policy_unread(self, person_ids: Sequence[str]) -> PersonPolicy:
         """What governs a person whose consents cannot be read: nothing leaves but what break-glass opens."""
@@ -119,11 +141,22 @@ class ConsentService:
             minor=self._rules.minor(subject.birth_date, subject.state, now.date()),
         )
 
-    def create(self, consent: Resource, person_id: str, author: Caller, *, also: Also = None) -> StoredConsent:
-        """File a new consent of a person. `consent` is valid FHIR in the exchange's terms; raises Unprocessable."""
+    def create(
+        self,
+        consent: Resource,
+        person_id: str,
+        author: Caller,
+        *,
+        filed_for: RecordId | None = None,
+        also: Also = None,
+    ) -> StoredConsent:
+        """File a new consent of a person, or of the person as whom a member knows `filed_for`.
+
+        `consent` is valid FHIR in the exchange's terms; raises Unprocessable.
+        """
         check_consent(consent)
         with self._database.write() as connection:
-            return self._store(connection, new_id(), 1, consent, person_id, author, also)
+            return self._store(connection, _Filing(new_id(), 1, person_id, author, filed_for), consent, also)
 
     def update(
         self,
@@ -133,21 +166,25 @@ class ConsentService:
         author: Caller,
         *,
         expected_version: int | None = None,
+        filed_for: RecordId | None = None,
         also: Also = None,
     ) -> StoredConsent:
-        """File the next version. Raises NotFound, PreconditionFailed where `expected_version` is not current, Conflict
-        where another version was filed at the same moment, Unprocessable."""
+        """File the next version, for the same record as before where none is named.
+
+        Raises NotFound, PreconditionFailed where `expected_version` is not current, Conflict where another version was
+        filed at the same moment, Unprocessable.
+        """
         check_consent(consent)
         with self._database.write() as connection:
-            newest = sa.select(sa.func.max(consent_versions.c.version)).where(
-                consent_versions.c.consent_id == consent_id
-            )
-            current = connection.scalar(newest)
+            newest = sa.select(consent_versions).where(consent_versions.c.consent_id == consent_id, _CURRENT)
+            current = connection.execute(newest).one_or_none()
             if current is None:
                 raise NotFound("There is no such consent.")
-            if expected_version is not None and expected_version != current:
+            if expected_version is not None and expected_version != current.version:
                 raise PreconditionFailed("The consent has been changed since; read it again.")
-            return self._store(connection, consent_id, current + 1, consent, person_id, author, also)
+            record = filed_for or _filed_for(current)
+            filing = _Filing(consent_id, current.version + 1, person_id, author, record)
+            return self._store(connection, filing, consent, also)
 
     def read(self, consent_id: str, version: int | None = None) -> StoredConsent | None:
         """One version, the current one where none is named."""
@@ -179,42 +216,52 @@ class ConsentService:
         with self._database.read() as connection:
             return [_stored(row) for row in connection.execute(query)]
 
-    def _store(
-        self,
-        connection: sa.Connection,
-        consent_id: str,
-        version: int,
-        consent: Resource,
-        person_id: str,
-        author: Caller,
-        also: Also,
-    ) -> StoredConsent:
+    def _store(self, connection: sa.Connection, filing: _Filing, consent: Resource, also: Also) -> StoredConsent:
         now = self._clock()
         meta = consent["meta"] if isinstance(consent.get("meta"), dict) else {}
-        meta = {**meta, "versionId": str(version), "lastUpdated": instant(now)}
-        resource = {**consent, "id": consent_id, "meta": meta}
+        meta = {**meta, "versionId": str(filing.version), "lastUpdated": instant(now)}
+        resource = {**consent, "id": filing.id, "meta": meta}
+        system, value = filing.record or (None, None)
         row = {
-            "consent_id": consent_id,
-            "version": version,
-            "person_id": person_id,
+            "consent_id": filing.id,
+            "version": filing.version,
+            "person_id": filing.person_id,
             "status": consent["status"],
             "resource": orjson.dumps(resource).decode(),
             "updated": now,
-            "author_organization": author.organization,
+            "author_organization": filing.author.organization,
+            "filed_system": system,
+            "filed_value": value,
         }
         try:
             connection.execute(consent_versions.insert(), row)
         except sa.exc.IntegrityError:
             raise Conflict("The consent was changed at the same moment; read it again.") from None
-        warnings = compile_consent(resource, version, person_id).warnings
-        stored = StoredConsent(consent_id, version, person_id, resource, now, author.organization, warnings)
+        stored = StoredConsent(
+            filing.id,
+            filing.version,
+            filing.person_id,
+            resource,
+            now,
+            filing.author.organization,
+            compile_consent(resource, filing.version, filing.person_id).warnings,
+            filing.record,
+        )
         if also is not None:
             also(connection, stored)
         return stored
 
-    def _current_keys(self, connection: sa.Connection, person_ids: Sequence[str]) -> list[tuple[str, int]]:
-        query = current_keys(person_ids)
-        return [(row.consent_id, row.version) for row in connection.execute(query)]
+    def _current_keys(
+        self, connection: sa.Connection, person_ids: Sequence[str], records: frozenset[RecordId] | None
+    ) -> list[tuple[str, int]]:
+        """Those filed for the person, less those whose record is now another's, and those filed for its records."""
+        rows = list(connection.execute(current_keys(person_ids)))
+        if records is None:
+            return [(row.consent_id, row.version) for row in rows]
+        keys = {(row.consent_id, row.version) for row in rows if _filed_for(row) in (None, *records)}
+        if records:
+            keys |= {(row.consent_id, row.version) for row in connection.execute(keys_of_records(sorted(records)))}
+        return sorted(keys)
 
     def _recall(self, keys: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Compiled]:
         found = {}
@@ -242,10 +289,39 @@ class ConsentService:
         return made
 
 
-def current_keys(person_ids: Sequence[str]) -> sa.Select[tuple[str, int]]:
-    """The query of every emergency: ids and versions of the current consents of people, from the index alone."""
+@dataclass(frozen=True)
+class _Filing:
+    """One version that is being filed: by whom, of whom, for which record."""
+
+    id: str
+    version: int
+    person_id: str
+    author: Caller
+    record: RecordId | None
+
+
+_KEY = (
+    consent_versions.c.consent_id,
+    consent_versions.c.version,
+    consent_versions.c.filed_system,
+    consent_versions.c.filed_value,
+)
+
+
+def _filed_for(row: sa.Row[Any]) -> RecordId | None:
+    return (row.filed_system, row.filed_value) if row.filed_system is not None else None
+
+
+def keys_of_records(records: Sequence[RecordId]) -> sa.Select[Any]:
+    """Ids and versions of the current consents that were filed for these records."""
+    filed = sa.tuple_(consent_versions.c.filed_system, consent_versions.c.filed_value)
+    return sa.select(*_KEY).where(filed.in_(records), _CURRENT)
+
+
+def current_keys(person_ids: Sequence[str]) -> sa.Select[Any]:
+    """The query of every emergency: ids and versions of the current consents of people."""
     return (
-        sa.select(consent_versions.c.consent_id, consent_versions.c.version)
+        sa.select(*_KEY)
         .where(consent_versions.c.person_id.in_(person_ids), _CURRENT)
         .order_by(consent_versions.c.consent_id)
     )
@@ -255,5 +331,12 @@ def _stored(row: sa.Row[Any]) -> StoredConsent:
     resource = orjson.loads(row.resource)
     warnings = compile_consent(resource, row.version, row.person_id).warnings
     return StoredConsent(
-        row.consent_id, row.version, row.person_id, resource, row.updated, row.author_organization, warnings
+        row.consent_id,
+        row.version,
+        row.person_id,
+        resource,
+        row.updated,
+        row.author_organization,
+        warnings,
+        _filed_for(row),
     )

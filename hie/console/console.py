@@ -18,6 +18,7 @@ from hie.console import (
     questions,
     queue,
     reports,
+    review,
     sign_in,
     who_looked,
     wording,
@@ -67,7 +68,7 @@ def _blueprint() -> Blueprint:
     blueprint.after_request(_finish)
     blueprint.register_error_handler(CSRFError, expired_form)
     blueprint.app_context_processor(_context)
-    for module in (sign_in, emergency, members, disclosures, queue, questions, reports, log_health, who_looked):
+    for module in (sign_in, emergency, members, review, disclosures, queue, questions, reports, log_health, who_looked):
         module.register(blueprint)
     return blueprint
 

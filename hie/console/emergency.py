@@ -78,7 +78,7 @@ def results(search_id: str) -> ResponseReturnValue:
         return redirect(url_for("console.emergency"), 303)
     started = time.monotonic()
     candidates = current().release.lookup(
-        people.caller(), wanted.patient(), limit=CANDIDATES_SHOWN, request_id=request_id()
+        people.caller(), wanted.patient(), limit=CANDIDATES_SHOWN, request_id=request_id(), years=wanted.years
     )
     return render_template(
         "console/results.html",
@@ -201,6 +201,6 @@ def _asked(answer: ChartAnswer) -> list[Asked]:
 def _traits(candidate: Candidate) -> tuple[list[str], list[str]]:
     """What agrees and what differs, in words, weightiest first."""
     ordered = sorted(candidate.agreements, key=lambda a: -abs(a.weight))
-    agree = [wording.agreement(a.trait, a.level) for a in ordered if a.weight > 0]
-    differ = [wording.trait(a.trait) for a in ordered if a.weight < 0]
+    agree = [wording.agreement(a.trait, a.level) for a in ordered if a.level not in wording.DIFFERS]
+    differ = [wording.trait(a.trait) for a in ordered if a.level in wording.DIFFERS]
     return agree, differ

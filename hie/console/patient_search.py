@@ -8,8 +8,14 @@ from datetime import date
 
 from hie.core.fhir import Resource
 
+GUESSED_YEARS = 5
+"""How far off a guessed year of birth may be."""
 _LONGEST = 60
 _EARLIEST_YEAR = 1880
+NOT_ENOUGH = (
+    "Give a last name (its first two letters are enough), or a first name with the year of birth, or the full birth "
+    "date, or a phone number, or a house number and street."
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,11 @@ class Search:
     month: str = ""
     day: str = ""
     year: str = ""
+    about: str = ""
+    """`yes` where the year is a guess."""
     phone: str = ""
+    street: str = ""
+    city: str = ""
 
     @classmethod
     def of(cls, form: Mapping[str, str]) -> Search:
@@ -44,7 +54,18 @@ class Search:
             patient["birthDate"] = self.birth_date
         if self.phone:
             patient["telecom"] = [{"system": "phone", "value": self.phone}]
+        if address := self._address():
+            patient["address"] = [address]
         return patient
+
+    def _address(self) -> Resource:
+        address: Resource = {"line": [self.street]} if self.street else {}
+        return {**address, "city": self.city} if self.city else address
+
+    @property
+    def years(self) -> int:
+        """By how much the birth year may be off."""
+        return GUESSED_YEARS if self.about and self.year else 0
 
 
 def mistakes(search: Search, today: date) -> dict[str, str]:
@@ -53,7 +74,7 @@ def mistakes(search: Search, today: date) -> dict[str, str]:
     if (search.given or search.family) and not any(c.isalpha() for c in search.given + search.family):
         found["family"] = "The name holds no letters."
     elif not _enough(search):
-        found["family"] = "Give both names, or one name and the full birth date, or a phone number."
+        found["family"] = NOT_ENOUGH
     if search.phone and sum(character.isdigit() for character in search.phone) < 7:
         found["phone"] = "Give at least seven digits of the phone number, or leave it empty."
     if sentence := _birth_date_mistake(search, today):
@@ -62,9 +83,11 @@ def mistakes(search: Search, today: date) -> dict[str, str]:
 
 
 def _enough(search: Search) -> bool:
-    """Whether there is something to find people by (`hie.mpi.blocking`): one name alone would fit a whole city."""
-    one_name, both_names = bool(search.given or search.family), bool(search.given and search.family)
-    return bool(search.phone) or both_names or (one_name and bool(search.day and search.month and search.year))
+    """Whether there is something to find people by (`hie.mpi.lookup`); what is less would fit a whole city."""
+    name = sum(c.isalpha() for c in search.family) >= (2 if search.family.isascii() else 1)
+    house = any(c.isdigit() for c in search.street) and any(c.isalpha() for c in search.street)
+    whole_date = bool(search.day and search.month and search.year)
+    return name or bool(search.given and search.year) or bool(search.phone) or house or whole_date
 
 
 def _birth_date_mistake(search: Search, today: date) -> str:
@@ -76,6 +99,8 @@ def _birth_date_mistake(search: Search, today: date) -> str:
         return "Give the month as a number, 1 to 12, or leave month and day empty."
     if search.day and not search.month:
         return "Give the month as well, or leave the day empty."
+    if search.about and search.month:
+        return "Give the year alone when it is a guess, or take the guess away."
     if not search.day:
         return ""
     try:

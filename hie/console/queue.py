@@ -31,6 +31,7 @@ RULES = {
     Rule.OFF_HOURS: "Unusual hours",
     Rule.SEARCH_ONLY: "Searching around",
     Rule.SEQUENCE: "Many in a row",
+    Rule.REPEATED: "Again and again",
     Rule.UNRELATED: "No relation",
 }
 STATUSES = {

@@ -52,7 +52,11 @@ _QUEUE = PageLink(
 _REPORTS = PageLink("console.reports", "Reports", "Accountings of disclosures and other reports about patients.")
 _LOG = PageLink("console.log_health", "Log", "Whether the disclosure log is whole, checked now.")
 _WHO_LOOKED = PageLink("console.who_looked", "Who looked", "Who saw your records, when and why.")
+_STEWARDSHIP = PageLink(
+    "console.review", "Review", "Records that may be one person, or may have been linked by mistake."
+)
 _PAGES = {
+    Role.DATA_STEWARD: (_STEWARDSHIP,),
     Role.CLINICIAN: (_EMERGENCY, _QUESTIONS),
     Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,),
     Role.OPERATOR: (_MEMBERS,),
@@ -111,8 +115,8 @@ def sign_in() -> ResponseReturnValue:
         raise
     wanted = _local(request.form.get("next"))
     pages = pages_of(user)
-    if wanted == url_for("console.home") and len(pages) == 1:
-        return redirect(url_for(pages[0].endpoint), 303)  # nobody in a hurry needs a menu of one
+    if wanted == url_for("console.home") and pages:
+        return redirect(url_for(pages[0].endpoint), 303)  # nobody in a hurry needs a menu
     return redirect(wanted, 303)
 
 

@@ -6,6 +6,7 @@ Dates are written with the month's name, since 03/04 is read two ways; times kee
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -194,6 +195,13 @@ _LEVELS = {
     ("given", "similar"): "sounds similar",
     ("middle", "initial"): "same initial",
     ("middle", "typo"): "spelt slightly differently",
+    ("given", "beginning"): "begins so",
+    ("family", "beginning"): "begins so",
+    ("birth_date", "about"): "near the year you guessed",
+    ("address", "other-unit"): "another unit of the same house",
+    ("address", "other-zip"): "the same street in another ZIP code",
+    ("address", "near"): "nearly the same",
+    ("address", "area"): "same area",
     ("family", "part"): "a part of it is the same",
     ("family", "typo"): "spelt slightly differently",
     ("family", "similar"): "sounds similar",
@@ -207,6 +215,10 @@ _LEVELS = {
 }
 
 
+DIFFERS = frozenset({"different", "conflict", "one-sided", "unflagged", "flagged"})
+"""Levels at which two values do not agree."""
+
+
 def trait(name: str) -> str:
     """A trait of the matcher in words."""
     return _TRAITS.get(name, name.replace("_", " "))
@@ -214,5 +226,89 @@ def trait(name: str) -> str:
 
 def agreement(name: str, level: str) -> str:
     """How a trait agrees: `first name (is a short form of the same name)`, or just `birth date` when it is the same."""
-    how = _LEVELS.get((name, level), "" if level in ("exact", "same") else level.replace("-", " "))
+    how = _how(name, level)
     return f"{trait(name)} ({how})" if how else trait(name)
+
+
+def level(name: str, level: str) -> str:
+    """How a trait agrees, alone: `sounds similar`; empty when it is the same."""
+    return _how(name, level)
+
+
+def _how(name: str, level: str) -> str:
+    return _LEVELS.get((name, level), "" if level in ("exact", "same") else level.replace("-", " "))
+
+
+def bits(weight: float) -> str:
+    """`+3.3`, `−7.7`, `0.0`."""
+    return "0.0" if abs(weight) < 0.05 else f"{weight:+.1f}".replace("-", "−")
+
+
+_CLASSES = {
+    "stable": "one person, unchanged",
+    "moved": "one person who moved",
+    "renamed": "one person who changed names",
+    "random": "two strangers",
+    "household": "two people of one household",
+    "kin": "relatives who live apart",
+    "coresident": "two people of one residence",
+    "twin": "twins",
+    "namesake": "namesakes, such as father and son",
+}
+
+
+def classes(match: str, other: str) -> str:
+    """What the weights weigh: the likeliest way to be one person against the likeliest way to be two."""
+    one, two = (_CLASSES.get(name, name.replace("-", " ")) for name in (match, other))
+    return f"Weighed: {one}, against {two}."
+
+
+_TASKS = {
+    "same-person": "Maybe one person",
+    "contradiction": "Maybe a false link",
+    "merge": "Merged by a member",
+}
+_WHY_ASKED = {
+    "same-person": "The exchange found too much alike to call them two people, and too little to call them one.",
+    "contradiction": "The record was linked, and its data now speak against the rest of the person's records.",
+    "merge": "An organization merged two of its own ids; they lay at two people here.",
+}
+_EVENTS = {
+    "feed": "Record received",
+    "delete": "Record deleted by its organization",
+    "merge": "Merged",
+    "subsume": "Two ids merged by their organization",
+    "move": "Moved along",
+    "join": "Joined by the matcher",
+    "confirm": "Confirmed as one person",
+    "reject": "Kept apart",
+    "link": "Record given to another person",
+    "split": "Split off",
+    "undo": "Undone",
+}
+
+
+def task(kind: str) -> str:
+    """What a question of the review queue is about."""
+    return _TASKS[kind]
+
+
+def tasks(counts: Mapping[str, int]) -> str:
+    """`2 maybe a false link, 5 maybe one person.`"""
+    said = [f"{number} {_TASKS[kind].lower()}" for kind, number in counts.items() if number]
+    return f"{listing(said)}." if said else ""
+
+
+def why_asked(kind: str) -> str:
+    """Why a steward is asked, in a sentence."""
+    return _WHY_ASKED[kind]
+
+
+def event(kind: str) -> str:
+    """What happened to a person's records."""
+    return _EVENTS.get(kind, kind)
+
+
+def actor(name: str) -> str:
+    """Who decided: an organization's id, a user's e-mail, or the operator."""
+    return name.partition("/")[2] or name

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     log_key: SecretStr = SecretStr("")
     witnesses: str = ""
     witness_seconds: float = Field(default=60, ge=0.1, le=86_400)
+    retention_years: int = Field(default=6, ge=6, le=100)
 
     @field_validator("base_url")
     @classmethod

@@ -7,11 +7,10 @@ only that record gives, no candidate found through it; and whoever is known to P
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+from dataclasses import replace
 
 import sqlalchemy as sa
-import structlog
 
 from hie.consent.policy import PersonPolicy, Request, could_release
 from hie.consent.service import ConsentService, Subject
@@ -19,10 +18,11 @@ from hie.core.caller import EXCHANGE, Caller, Role
 from hie.core.clock import Clock, instant
 from hie.core.errors import ServiceUnavailable
 from hie.gateway.directory import Directory
+from hie.gateway.portal import Portal
 from hie.mpi.golden import golden
 from hie.mpi.identity import IdentityService, Person
 
-log = structlog.get_logger("hie")
+log = logging.getLogger("hie")
 
 _OF_THE_EXCHANGE = frozenset({Role.DATA_STEWARD, Role.PRIVACY_OFFICER, Role.OPERATOR})
 """Roles that, at the exchange itself, work with every member's records on the members' behalf."""
@@ -32,8 +32,15 @@ class Governance:
     """Consent's questions, asked with what the gateway knows."""
 
     def __init__(
-        self, *, directory: Directory, identity: IdentityService, consents: ConsentService, clock: Clock
+        self,
+        *,
+        directory: Directory,
+        identity: IdentityService,
+        consents: ConsentService,
+        portal: Portal,
+        clock: Clock,
     ) -> None:
+        self._portal = portal
         self._directory = directory
         self._identity = identity
         self._consents = consents
@@ -44,6 +51,8 @@ class Governance:
         actors = {f"Organization/{caller.organization}"}
         actors.update(f"Device/{i}" for i in (caller.client_id,) if i)
         actors.update(i for i in (caller.subject_id, caller.user_id) if i)
+        if caller.role is Role.PATIENT and caller.user_id:
+            actors.update(f"Patient/{person_id}" for person_id in self._portal.own_people(caller.user_id))
         return Request(
             actors=frozenset(actors),
             purposes=caller.purposes,
@@ -57,14 +66,28 @@ class Governance:
         """What governs a person. Raises ServiceUnavailable where the consents cannot be read and no glass is broken."""
         person_ids = self._identity.person_ids(person.id)
         try:
-            return self._consents.policy(person_ids, subject_of(person.resource))
+            subject = self._subject(person)
+            policy = self._consents.policy(person_ids, subject)
         except sa.exc.SQLAlchemyError as error:
-            log.error("consents", type=type(error).__name__)
+            log.error("consents", extra={"type": type(error).__name__})
             if not request.break_glass:
                 raise ServiceUnavailable(
                     "The consents cannot be read, so nothing was released. Try again shortly."
                 ) from None
             return self._consents.policy_unread(person_ids)
+        acting = self._portal.representatives(subject.records or ())
+        return replace(policy, representatives=policy.representatives | acting) if acting else policy
+
+    def _subject(self, person: Person) -> Subject:
+        """What the law of minors goes by, and whose consents are the person's."""
+        addresses = [a for a in person.resource.get("address") or [] if isinstance(a, dict)]
+        born = person.resource.get("birthDate")
+        return Subject(
+            birth_date=born if isinstance(born, str) else None,
+            state=next((str(a["state"]) for a in addresses if a.get("state")), None),
+            records=frozenset((i.system, i.value) for i in self._identity.identifiers(person.id)),
+            halves=tuple(self._identity.person_ids(other) for other in self._identity.unsettled_with(person.id)),
+        )
 
     def hidden(self, caller: Caller, person: Person) -> frozenset[str]:
         """Part 2 members that hold a record of the person and must not be named to the caller."""
@@ -98,11 +121,3 @@ def without(person: Person, members: frozenset[str]) -> Person | None:
     meta = {"versionId": str(sum(record.version for record in records)), "lastUpdated": instant(newest)}
     resource = {"resourceType": "Patient", "id": person.id, "meta": meta, **golden(records)}
     return Person(person.id, records, resource)
-
-
-def subject_of(patient: Mapping[str, Any]) -> Subject:
-    """What the law of minors goes by: birth date, and the state of the first address that names one."""
-    addresses = [a for a in patient.get("address") or [] if isinstance(a, dict)]
-    state = next((str(a["state"]) for a in addresses if a.get("state")), None)
-    born = patient.get("birthDate")
-    return Subject(born if isinstance(born, str) else None, state)

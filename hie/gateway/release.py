@@ -42,8 +42,11 @@ from hie.gateway.directory import Directory, Member
 from hie.gateway.federation import Federation, Question, SourceAnswer, background_of, query_of
 from hie.gateway.gateway_ids import GatewayIds, LocalId
 from hie.gateway.governance import Governance
+from hie.gateway.notices import Notices
 from hie.gateway.pace import Pace
 from hie.gateway.part2 import NOTICE, add_notice
+from hie.gateway.portal import Portal
+from hie.gateway.preview import Change, Preview, Somebody, SourcePreview, by_type
 from hie.gateway.redaction import PUBLIC_TYPES, redact
 from hie.gateway.rewriting import Origin, finish, local_patient_id, references, rewrite
 from hie.gateway.transport import Transport
@@ -108,6 +111,8 @@ class ChartEntry:
     sha256: str
     labels: tuple[str, ...]
     decision: Decision
+    local_patient: str = ""
+    """The member's own id of the patient."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class Release:
         directory: Directory,
         identity: IdentityService,
         consents: ConsentService,
+        portal: Portal,
+        notices: Notices,
         audit: AuditLog,
         transport: Transport,
         gateway_ids: GatewayIds,
@@ -179,7 +186,10 @@ class Release:
         self._transport = transport
         self._federation = Federation(directory, transport)
         self._ids = gateway_ids
-        self._governance = Governance(directory=directory, identity=identity, consents=consents, clock=clock)
+        self._notices = notices
+        self._governance = Governance(
+            directory=directory, identity=identity, consents=consents, portal=portal, clock=clock
+        )
         self._pace = Pace(gateway_ids.key)
 
     def chart(
@@ -225,6 +235,7 @@ class Release:
         entries, denials = self._decide(answers, policy, request)
         released = page([entry for entry in entries if keep(entry.resource)])
         patient = person.resource if with_patient else None
+        self._tell_custodians(attempt, released)
         receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
         return ChartAnswer(
             person=person,
@@ -264,15 +275,83 @@ class Release:
         self._pace.observe(member.id, time.monotonic() - started)
         if not entries:
             attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
+        self._tell_custodians(attempt, entries)
         receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
         return ReadAnswer(entries[0].resource, receipts)
 
-    def lookup(self, caller: Caller, patient: Resource, limit: int, *, request_id: str) -> list[Candidate]:
-        """People who may be the described patient, best first, for a clinician's search; audited per person shown."""
+    def preview(
+        self,
+        caller: Caller,
+        person_id: str,
+        somebody: Somebody,
+        types: Sequence[str],
+        *,
+        change: Change | None = None,
+        query: str,
+        request_id: str,
+    ) -> Preview:
+        """What `somebody` would be given of a person, and why; the caller has been found to be entitled to know.
+
+        `change` makes the policy that of "what if". Nothing is released; the question is audited. Raises NotFound,
+        ServiceUnavailable, AuditUnavailable.
+        """
+        deadline_at = time.monotonic() + self._query_deadline
+        attempt = _Attempt(self._audit, caller, query, request_id)
+        person = self._identity.person(person_id)
+        if person is None:
+            attempt.refuse(NotFound("The exchange knows no such person."))
+        policy, _ = self._governed(attempt, person)
+        policy = change(policy) if change else policy
+        request = somebody.request(self._clock)
+        answers = self._federation.ask(
+            person,
+            types,
+            lambda member_id: could_release(policy, request, member_id),
+            lambda member_id: reads_labels(policy, request, member_id),
+            deadline_at=deadline_at,
+            request_id=request_id,
+        )
+        decided = {
+            own[0].member.id: [(d.view.type, d.decision) for d in self._decide_member(own, policy, request)]
+            for own in _by_member(answers)
+        }
+        asked = {source.member_id: source for source in _statuses(answers)}
+        sources = [
+            SourcePreview(
+                member.id,
+                member.name,
+                member.id in asked,
+                asked[member.id].status if member.id in asked else "ok",
+                by_type(decided.get(member.id, ())),
+            )
+            for member in self._directory.members()
+            if any(record.member_id == member.id for record in person.records)
+        ]
+        self._audit.record(attempt.explained(person.id, [d for own in decided.values() for _, d in own]))
+        return Preview(person.id, tuple(sources), restricts(policy))
+
+    def policy_for(self, caller: Caller, person: Person, *, query: str, request_id: str) -> PersonPolicy:
+        """What governs a person, for somebody entitled to know; audited like a preview."""
+        attempt = _Attempt(self._audit, caller, query, request_id)
+        policy, _ = self._governed(attempt, person)
+        self._audit.record(attempt.explained(person.id, ()))
+        return policy
+
+    def close(self) -> None:
+        """Close the connections to members of this process."""
+        self._transport.close()
+
+    def lookup(
+        self, caller: Caller, patient: Resource, limit: int, *, request_id: str, years: int = 0
+    ) -> list[Candidate]:
+        """People who may be the described patient, best first, for a clinician's search; audited per person shown.
+
+        The birth year may be off by `years`.
+        """
         attempt = _Attempt(self._audit, caller, "Patient lookup", request_id)
         if caller.role not in (Role.CLINICIAN, Role.MEMBER, Role.DATA_STEWARD, Role.PRIVACY_OFFICER):
             attempt.refuse(Forbidden(f"The role {caller.role.value} may not search for patients."))
-        found = self._candidates(caller, patient, limit)
+        found = self._candidates(caller, patient, limit, years)
         self._audit.record(*(attempt.search(c.person.id) for c in found)) if found else self._audit.record(
             attempt.search(None)
         )
@@ -298,8 +377,10 @@ class Release:
             return None
         return person
 
-    def _candidates(self, caller: Caller, patient: Resource, limit: int) -> list[Candidate]:
-        return self._identity.candidates(patient, limit, shown=lambda person: self._governance.shown(caller, person))
+    def _candidates(self, caller: Caller, patient: Resource, limit: int, years: int) -> list[Candidate]:
+        return self._identity.candidates(
+            patient, limit, years=years, shown=lambda person: self._governance.shown(caller, person)
+        )
 
     def _governed(self, attempt: _Attempt, person: Person) -> tuple[PersonPolicy, Request]:
         request = self._governance.request(attempt.caller)
@@ -413,6 +494,12 @@ class Release:
             if not answer.background
         ]
 
+    def _tell_custodians(self, attempt: _Attempt, released: Sequence[ChartEntry]) -> None:
+        """Break-glass: each member whose records leave because the glass was broken is told before they do."""
+        broken = Counter((e.member_id, e.local_patient) for e in released if e.decision.break_glass)
+        if broken:
+            self._notices.glass_broken(attempt.caller, broken, attempt.request_id)
+
     def _shown(self, sources: Sequence[SourceStatus], released: Sequence[ChartEntry]) -> tuple[SourceStatus, ...]:
         """The sources as a reader may see them: with what was released of each. A Part 2 member of which nothing
         was released is not named, but where it failed to answer."""
@@ -498,6 +585,7 @@ class _Decided:
             sha256=_sha256(self.leaving),
             labels=tuple(sorted(code for _, code in labels)),
             decision=self.decision,
+            local_patient=self.origin.local_patient,
         )
 
 
@@ -605,11 +693,24 @@ class _Attempt:
             person_id=person_id,
             query=self.query,
             request_id=self.request_id,
-            description=f"{len(released)} resources released, {len(denials)} withheld",
+            description=f"{len(released)} resources released, {len(denials)} withheld{_told(released)}",
             sources=_source_outcomes(sources),
             released=tuple(_manifest(patient, released)),
             decisions=_trace([entry.decision for entry in released] + list(denials)),
             withheld=len(denials),
+        )
+
+    def explained(self, person_id: str, decisions: Sequence[Decision]) -> Event:
+        return Event(
+            kind=Kind.CONSENT,
+            outcome=Outcome.SUCCESS,
+            action="E",
+            caller=self.caller,
+            person_id=person_id,
+            query=self.query,
+            request_id=self.request_id,
+            description="Decision explained; nothing released",
+            decisions=_trace(decisions),
         )
 
     def search(self, person_id: str | None) -> Event:
@@ -623,6 +724,11 @@ class _Attempt:
             request_id=self.request_id,
             description="candidate shown" if person_id else "no candidates",
         )
+
+
+def _told(released: Sequence[ChartEntry]) -> str:
+    custodians = sorted({entry.member_id for entry in released if entry.decision.break_glass})
+    return f"; glass broken, told: {', '.join(custodians)}" if custodians else ""
 
 
 def _manifest(patient: Resource | None, released: Sequence[ChartEntry]) -> Iterator[Released]:

@@ -19,6 +19,8 @@ from hie.core.database import Database
 from hie.gateway.authority import Authority
 from hie.gateway.directory import Directory
 from hie.gateway.governance import Governance
+from hie.gateway.notices import Notices
+from hie.gateway.portal import Portal
 from hie.gateway.release import Release
 from hie.mpi.identity import IdentityService
 from hie.mpi.stewardship import Stewardship
@@ -38,6 +40,8 @@ class Services:
     consents: ConsentService
     audit: AuditLog
     release: Release
+    portal: Portal
+    notices: Notices
     accounting: Accounting
     review: Review
     statistics: LogStatistics
@@ -50,7 +54,13 @@ class Services:
     @property
     def governance(self) -> Governance:
         """Consent's questions about a caller and a person."""
-        return Governance(directory=self.directory, identity=self.identity, consents=self.consents, clock=self.clock)
+        return Governance(
+            directory=self.directory,
+            identity=self.identity,
+            consents=self.consents,
+            portal=self.portal,
+            clock=self.clock,
+        )
 
 
 def current() -> Services:

@@ -41,10 +41,11 @@ portal_bindings = sa.Table(
 member_notices = sa.Table(
     "member_notices",
     metadata,
-    sa.Column("id", sa.String(26), primary_key=True),
+    sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("member_id", sa.String(32), sa.ForeignKey("members.id", ondelete="CASCADE"), nullable=False),
     sa.Column("kind", sa.String(20), nullable=False),  # break-glass
     sa.Column("at", Instant, nullable=False),
+    sa.Column("last", Instant, nullable=False),
     sa.Column("patient", sa.String(255), nullable=False),  # the member's own id of the patient
     sa.Column("organization", sa.String(200), nullable=False),
     sa.Column("who", sa.String(254), nullable=False),

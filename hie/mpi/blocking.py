@@ -41,9 +41,33 @@ RULES: dict[str, tuple[str, ...]] = {
 """Each rule with the traits it presumes to agree (training never learns a trait from its own blocks)."""
 
 
+LOOKUP_PART = 2
+"""Parts of a family name up to so many letters (`de`, `la`) find nobody."""
+
+
+def lookup_keys(traits: Traits) -> tuple[int, ...]:
+    """Keys that people who search by little are found by; they never propose a link."""
+    return tuple(dict.fromkeys(digest(rule, value) for rule, value in lookup_rules(traits)))[:MAX_KEYS]
+
+
+def lookup_rules(traits: Traits) -> Iterator[Rule]:
+    """The rules and values behind `lookup_keys`."""
+    year, families = _year(traits), _family_parts(traits)
+    yield from (("look-family", family) for family in families)
+    if year:
+        yield from (("look-family-year", f"{family} {year}") for family in families)
+        yield from (("look-given-year", f"{name} {year}") for name in _roots(traits.given))
+    if day := _month_and_day(traits):
+        yield "look-date", f"{year}-{day}"
+    yield from (("look-phone-end", number[-7:]) for number in traits.phones)
+    for place in traits.addresses:
+        if place.street:
+            yield "look-house", f"{place.number} {place.street[:6]}"
+
+
 def keys(traits: Traits) -> tuple[int, ...]:
     """The blocking keys, the most telling rules first, without duplicates."""
-    found = dict.fromkeys(_digest(rule, value) for rule, value in rules(traits))
+    found = dict.fromkeys(digest(rule, value) for rule, value in rules(traits))
     return tuple(found)[:MAX_KEYS]
 
 
@@ -127,6 +151,7 @@ def _sound(name: str) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _digest(rule: str, value: str) -> int:
+def digest(rule: str, value: str) -> int:
+    """A key."""
     raw = hashlib.blake2b(f"{rule}\x1f{value}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(raw, "big", signed=True)

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from jellyfish import damerau_levenshtein_distance, jaro_winkler_similarity, metaphone
 
-from hie.mpi.demographics import Address, Traits, words
+from hie.mpi.demographics import PARTICLES, Address, Traits
 from hie.mpi.nicknames import are_related, is_nickname, registered_names
 
 LEVELS: dict[str, tuple[str, ...]] = {
@@ -35,6 +35,9 @@ LEVELS: dict[str, tuple[str, ...]] = {
 """Every trait with its levels, closest first. The model file has exactly these."""
 
 TRAITS = tuple(LEVELS)
+
+_TINY = 1e-9
+"""So that a similarity on the limit counts, however its sum was rounded."""
 
 Levels = tuple[str | None, ...]
 """One level per trait in the order of `TRAITS`; None is no evidence."""
@@ -61,7 +64,7 @@ def compare(a: Traits, b: Traits) -> Comparison:
             given,
             _middle(a, b),
             family,
-            _suffix(a.suffix, b.suffix),
+            suffix_level(a.suffix, b.suffix),
             _birth_date(a.birth_date, b.birth_date),
             _equal(a.sex, b.sex, "same"),
             _ssn(a.ssn, b.ssn),
@@ -83,7 +86,7 @@ def hard_conflict(a: Traits, b: Traits) -> str | None:
         return "different social security numbers and birth dates"
     if a.birth_order and b.birth_order and a.birth_order != b.birth_order and date_level in _SAME_DATE:
         return "different order of a multiple birth"
-    if _suffix(a.suffix, b.suffix) == "conflict" and not (whole_ssns and a.ssn == b.ssn):
+    if suffix_level(a.suffix, b.suffix) == "conflict" and not (whole_ssns and a.ssn == b.ssn):
         return "different generational suffixes"
     return None
 
@@ -131,19 +134,19 @@ def given_level(a: str, b: str) -> str:
         return "initial" if a[0] == b[0] else "different"
     if is_nickname(a, b):
         return "nickname"
-    if _is_misspelling(a, b):
+    if is_misspelling(a, b):
         return "typo"
     if are_related(a, b):
         return "related"
     return "similar" if _alike(a, b, 0.85) else "different"
 
 
-def _is_misspelling(a: str, b: str) -> bool:
+def is_misspelling(a: str, b: str) -> bool:
     """One name written two ways, rather than two names that sound alike, as twins often have (Jayden, Kayden).
 
     Two letters transposed, one sound spelled two ways, or one letter off a common name to what is hardly a name.
     """
-    if _spelled(a) == _spelled(b):
+    if spelled(a) == spelled(b):
         return True
     if min(len(a), len(b)) < 4 or damerau_levenshtein_distance(a, b) != 1:
         return False
@@ -156,7 +159,7 @@ def _is_misspelling(a: str, b: str) -> bool:
     return rarer == 0 or (rarer * 50 <= commoner and min(len(a), len(b)) >= 6)
 
 
-def _spelled(name: str) -> str:
+def spelled(name: str) -> str:
     """The name with spellings of one sound made equal: Sara and Sarah, Steven and Stephen, Kristin and Cristin."""
     plain = name.replace("ph", "f").replace("v", "f").replace("ck", "k").replace("c", "k")
     plain = plain.replace("y", "i").replace("z", "s")
@@ -194,19 +197,18 @@ def _solid(name: str) -> str:
     return name.replace(" ", "")
 
 
-_PARTICLES = frozenset(words("de la del los las da dos di van von der den el al ben bin le du st san santa"))
-
-
 def _parts(traits: Traits) -> set[str]:
     """Parts of compound names, past names, and a middle name that may be a maiden name; three letters and more."""
     names = [*traits.family, *traits.former]
-    found = {part for name in names for part in name.split() if len(part) > 2 and part not in _PARTICLES}
+    found = {part for name in names for part in name.split() if len(part) > 2 and part not in PARTICLES}
     return found | {_solid(name) for name in names}
 
 
 @lru_cache(maxsize=65536)
 def _family_level(a: str, b: str) -> str:
-    if min(len(a), len(b)) >= 4 and (damerau_levenshtein_distance(a, b) == 1 or jaro_winkler_similarity(a, b) >= 0.93):
+    if min(len(a), len(b)) >= 4 and (
+        damerau_levenshtein_distance(a, b) == 1 or jaro_winkler_similarity(a, b) >= 0.93 - _TINY
+    ):
         return "typo"
     return "similar" if _alike(a, b, 0.88) or _sound(a) == _sound(b) != "" else "different"
 
@@ -217,7 +219,7 @@ def _sound(name: str) -> str:
 
 
 def _alike(a: str, b: str, at_least: float) -> bool:
-    return damerau_levenshtein_distance(a, b) == 1 or jaro_winkler_similarity(a, b) >= at_least
+    return damerau_levenshtein_distance(a, b) == 1 or jaro_winkler_similarity(a, b) >= at_least - _TINY
 
 
 def _swapped(a: Traits, b: Traits) -> bool:
@@ -225,7 +227,8 @@ def _swapped(a: Traits, b: Traits) -> bool:
     return any(len(x) > 1 and x in b.family and y in a.family for x in a.given for y in b.given if len(y) > 1)
 
 
-def _suffix(a: str, b: str) -> str | None:
+def suffix_level(a: str, b: str) -> str | None:
+    """The level of two generations, each possibly empty."""
     if not a and not b:
         return None
     if not a or not b:
@@ -300,8 +303,13 @@ def _email(a: Traits, b: Traits) -> str | None:
 
 def _names_person(address: str, traits: Traits) -> bool:
     """Whether the e-mail is built from this record's own given name: its owner, not the household, reads it."""
+    return any(names_its_owner(address, name) for name in traits.given)
+
+
+def names_its_owner(address: str, given: str) -> bool:
+    """Whether an e-mail address is built from this given name."""
     local = address.split("@")[0]
-    return any(len(root) > 2 and root in local for name in traits.given for root in (name, name[:4]))
+    return any(len(root) > 2 and root in local for root in (given, given[:4]))
 
 
 # -------------------------------------------------------------------------------------------------------- addresses
@@ -334,7 +342,7 @@ def _address_level(a: Address, b: Address) -> str:
 @lru_cache(maxsize=65536)
 def _same_street(a: str, b: str) -> bool:
     """A misspelled street, or one with its type left out."""
-    return jaro_winkler_similarity(a, b) >= 0.9 or a.split()[0] == b.split()[0]
+    return jaro_winkler_similarity(a, b) >= 0.9 - _TINY or a.split()[0] == b.split()[0]
 
 
 def _birth_order(a: Traits, b: Traits) -> str:

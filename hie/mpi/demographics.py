@@ -128,6 +128,30 @@ def traits_of_row(row: Mapping[str, str]) -> Traits:
     )
 
 
+def row_of(record_id: str, traits: Traits) -> dict[str, str]:
+    """The traits as a row of the linkage CSV: the first value of each, which is all that a row can hold."""
+    place = traits.addresses[0] if traits.addresses else Address()
+    unit = f" apt {place.unit}" if place.unit else ""
+    return {
+        "record_id": record_id,
+        "given": "".join(traits.given[:1]),
+        "middle": " ".join(traits.middle),
+        "family": "".join(traits.family[:1]),
+        "former_family": "".join(traits.former[:1]),
+        "suffix": traits.suffix,
+        "birth_date": traits.birth_date,
+        "sex": traits.sex,
+        "ssn": traits.ssn,
+        "phone": "".join(traits.phones[:1]),
+        "email": "".join(traits.emails[:1]),
+        "street": f"{place.number} {place.street}{unit}".strip(),
+        "city": place.city,
+        "state": place.state,
+        "zip": place.zip,
+        "birth_order": str(traits.birth_order or ""),
+    }
+
+
 @dataclass(frozen=True)
 class _Name:
     given: list[str]
@@ -189,6 +213,9 @@ _NO_FAMILY = frozenset(
         "zzz zztest anonymous noname babyboy babygirl deceased"
     )
 )
+_SPECIAL_WORDS = _NO_GIVEN | _NO_FAMILY | _TITLES | _JOINED | _GENERATIONS.keys()
+PARTICLES = frozenset(words("de la del los las da dos di van von der den el al ben bin le du st san santa"))
+"""Words of family names that name nobody."""
 _BABY = re.compile(r"\b(baby|infant|newborn|male|female)\b.*\b(boy|girl|male|female|[abc]|infant)\b|\btwin [ab12]\b")
 
 
@@ -236,6 +263,21 @@ def _tokens(name: _Name) -> tuple[list[str], str, str]:
     givens = [t for t in givens if t not in _NO_GIVEN and not t.isdigit()]
     lasts = [] if "".join(lasts) in _NO_FAMILY else [t for t in _join_prefixes(lasts) if not t.isdigit()]
     return givens, " ".join(lasts), generation
+
+
+def name_parts(given: str, middle: str, family: str, suffix: str) -> tuple[list[str], str, str]:
+    """Given names in order, family name and generation of one written name, placeholders emptied."""
+    return _tokens(_Name([given, middle], family, suffix, False))
+
+
+def is_special_name(word: str) -> bool:
+    """Whether a folded word of a name is more than just a name: a title, a generation, a prefix or a placeholder."""
+    return word in _SPECIAL_WORDS
+
+
+def generation(text: str) -> str:
+    """The generation that a folded suffix means, or nothing."""
+    return _GENERATIONS.get(text.replace(" ", ""), "")
 
 
 def _split_generation(tokens: list[str]) -> tuple[list[str], str]:
@@ -314,6 +356,11 @@ def ssn(text: str) -> str:
     return "" if digits[:3] in ("000", "666") or digits[3:5] == "00" or digits[5:] == "0000" else digits
 
 
+def digit_runs() -> tuple[str, ...]:
+    """Social security numbers of the right shape that are known to be nobody's."""
+    return (*sorted(_NO_SSN), *(digit * 9 for digit in "0123456789"))
+
+
 def _ssns_of(patient: Resource) -> Iterator[str]:
     for identifier in _dicts(patient.get("identifier")):
         kind = identifier.get("type")
@@ -337,7 +384,7 @@ def phone(text: str) -> str:
 
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
-_NO_EMAIL = frozenset(
+NO_EMAIL = frozenset(
     words(
         "none no noemail no-email na n/a unknown refused declined decline test noreply no-reply donotreply email "
         "patient notprovided nomail xxx null"
@@ -354,7 +401,7 @@ def email(text: str) -> str:
     local = local.split("+")[0]
     if domain in ("gmail.com", "googlemail.com"):
         local, domain = local.replace(".", ""), "gmail.com"
-    return "" if not local or local in _NO_EMAIL else f"{local}@{domain}"
+    return "" if not local or local in NO_EMAIL else f"{local}@{domain}"
 
 
 # -------------------------------------------------------------------------------------------------------- addresses
@@ -387,20 +434,27 @@ _STATES = {
 
 def address(street: str, city: str, state: str, postal: str) -> Address | None:
     """A comparable address, or None when nothing of it is evidence. Light: words, unit and box, no gazetteer."""
-    number, name, unit = _street(street)
-    town, region = fold(city), fold(state)
+    number, name, unit = street_parts(street)
+    town, region = fold(city), state_code(state)
     made = Address(
         number=number,
         street=name,
         unit=unit,
         city="" if town in ("unknown", "none") else town,
-        state=_STATES.get(region, region),
-        zip=_zip(postal),
+        state=region,
+        zip=zip_code(postal),
     )
     return made if made.street or made.zip or made.city else None
 
 
-def _street(text: str) -> tuple[str, str, str]:
+def state_code(text: str) -> str:
+    """The postal code of a state where its name is known."""
+    region = fold(text)
+    return _STATES.get(region, region)
+
+
+def street_parts(text: str) -> tuple[str, str, str]:
+    """House number, street in postal abbreviations, and unit of one line."""
     plain = fold(text.replace("#", " apt "))
     if plain in _NO_STREET:
         return "", "", ""
@@ -415,7 +469,8 @@ def _street(text: str) -> tuple[str, str, str]:
     return "", " ".join(words), unit
 
 
-def _zip(text: str) -> str:
+def zip_code(text: str) -> str:
+    """Five digits, or a foreign postal code as it is; empty where it has no digit."""
     plain = fold(text).replace(" ", "")
     if re.fullmatch(r"\d{5}(\d{4})?", plain):
         return "" if len(set(plain[:5])) == 1 else plain[:5]

@@ -12,10 +12,12 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import combinations
 
 import sqlalchemy as sa
 
-from hie.core.clock import parse_instant
+from hie.core.clock import Clock, parse_instant
+from hie.core.database import Database
 from hie.core.errors import (
     BadRequest,
     Conflict,
@@ -26,10 +28,12 @@ from hie.core.errors import (
 )
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
-from hie.mpi import decisions, registry
+from hie.mpi import decisions, lookup, registry
 from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits, traits_of
-from hie.mpi.index import MatchDecision, Verdict
+from hie.mpi.golden import golden
+from hie.mpi.index import MatchDecision, MatchIndex, Verdict
+from hie.mpi.lookup import Wanted
 from hie.mpi.moving import Change, Overtaken, PeopleWriter
 from hie.mpi.patient_search import (
     Criterion,
@@ -81,12 +85,17 @@ MAX_DOUBTFUL = 1000
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MAX_NAMED = 8
 """Most identifiers of one `$match` that are looked up."""
+_JOINS = "one record fits both, and their records fit each other"
 _PROBABLE, _IMPOSSIBLE = 0.9, 0.01
 _CLOCK_SKEW = timedelta(hours=1)
 
 
 class IdentityService(PeopleWriter):
     """People and their source records."""
+
+    def __init__(self, database: Database, index: MatchIndex, clock: Clock) -> None:
+        super().__init__(database, index, clock)
+        self._names = lookup.NameBook()
 
     # -- feed
 
@@ -144,19 +153,24 @@ class IdentityService(PeopleWriter):
 
     def _create(self, connection: sa.Connection, feed: _Message) -> FeedResult:
         self._index.lock(connection, feed.traits)
-        decision = self._index.decide(connection, feed.traits)
+        decision = self._decide(connection, feed.traits)
         now = self._clock()
-        person_id = self._person_for(connection, decision, now)
         record = SourceRecord(
             id=new_id(),
             member_id=feed.member_id,
             identifier=feed.identifier,
-            person_id=person_id,
+            person_id="",
             version=1,
             active=True,
             resource=feed.patient,
             updated=now,
         )
+        if decision.person_id is None:
+            person_id = registry.add_person(connection, now, golden([record]))
+        else:
+            self._hold(connection, (), decision)
+            person_id = self._landed(connection, decision, feed, now)
+        record = replace(record, person_id=person_id)
         registry.add_record(connection, record, self._source_updated(feed, None))
         registry.add_version(connection, record, "feed", feed.digest)
         self._place(connection, feed, record, decision, None, _questions(decision, person_id))
@@ -167,7 +181,7 @@ class IdentityService(PeopleWriter):
         old = held.record
         self._index.lock(connection, feed.traits)
         apart = self._apart(connection, old.id, feed.traits)
-        decision = self._index.decide(connection, feed.traits, exclude=[old.id], apart=apart)
+        decision = self._decide(connection, feed.traits, [old.id], apart)
         now = self._clock()
         self._hold(connection, {old.person_id}, decision)
         self._expect_unmoved(connection, old)
@@ -176,8 +190,10 @@ class IdentityService(PeopleWriter):
         resumes = emptied and _plainly_same(old.resource, feed.patient)
         if resumes and decision.person_id is None:
             person_id = old.person_id
+        elif decision.person_id is None:
+            person_id = registry.add_person(connection, now)
         else:
-            person_id = self._person_for(connection, decision, now)
+            person_id = self._landed(connection, decision, feed, now)
         revived = replace(old, active=True, resource=feed.patient, person_id=person_id)
         record = registry.next_version(
             connection, revived, "feed", now, feed.digest, source_updated=self._source_updated(feed, held)
@@ -202,7 +218,7 @@ class IdentityService(PeopleWriter):
             return FeedResult(record, created=False, changed=True, decision=None)
         self._index.lock(connection, feed.traits)
         apart = self._apart(connection, old.id, feed.traits)
-        decision = self._index.decide(connection, feed.traits, exclude=[old.id], apart=apart)
+        decision = self._decide(connection, feed.traits, [old.id], apart)
         self._hold(connection, {old.person_id}, decision)
         self._expect_unmoved(connection, old)
         self._expect_apart(connection, old.id, feed.traits, apart)
@@ -210,9 +226,9 @@ class IdentityService(PeopleWriter):
         shared = registry.active_records(connection, [old.person_id])[old.person_id]
         others = [traits_of(record.resource) for record in shared if record.id != old.id]
         person_id = old.person_id
-        if not others and decision.person_id is not None and not self._contradicted(feed.traits, [before]):
-            person_id = decision.person_id
         now = self._clock()
+        if not others and decision.person_id is not None and not self._contradicted(feed.traits, [before]):
+            person_id = self._landed(connection, decision, feed, now)
         changed = replace(old, resource=feed.patient, person_id=person_id)
         record = registry.next_version(connection, changed, "feed", now, feed.digest, source_updated=source_updated)
         event_id = None
@@ -237,7 +253,8 @@ class IdentityService(PeopleWriter):
     ) -> None:
         """Write down where the record went and why, and make it findable there."""
         now = record.updated
-        self._index.store(connection, record.id, record.person_id, feed.traits)
+        self._index.store(connection, record.id, record.person_id, feed.traits, is_new=person_before is None)
+        self._names.learn(connection, feed.traits)
         decision_id = decisions.add_decision(
             connection,
             record,
@@ -260,7 +277,8 @@ class IdentityService(PeopleWriter):
                 question.probability,
                 now,
             )
-        self._refresh(connection, record.person_id, now)
+        if person_before is not None or decision.person_id is not None:
+            self._refresh(connection, record.person_id, now)
 
     def _contradicted(self, traits: Traits, others: Sequence[Traits]) -> bool:
         """Whether traits are rather another person's than that of the `others`, or in hard conflict with one."""
@@ -271,12 +289,40 @@ class IdentityService(PeopleWriter):
         """Bits for (or against) one person, leaving aside how rare a match is at all: no traits are no evidence."""
         return sum(bits for *_, bits in self._index.model.score(compare(a, b)).contributions)
 
-    def _person_for(self, connection: sa.Connection, decision: MatchDecision, now: datetime) -> str:
-        """The locked person that the matcher links to, or a new one."""
-        if decision.person_id is None:
-            return registry.add_person(connection, now)
-        self._hold(connection, (), decision)
-        return decision.person_id
+    def _decide(
+        self,
+        connection: sa.Connection,
+        traits: Traits,
+        exclude: Collection[str] = (),
+        apart: Mapping[str, str] | None = None,
+    ) -> MatchDecision:
+        """The matcher's decision; it joins nobody whom a steward keeps apart."""
+        decision = self._index.decide(connection, traits, exclude=exclude, apart=apart)
+        if not decision.joins or decision.person_id is None:
+            return decision
+        people = [decision.person_id, *decision.joins]
+        records = registry.active_records(connection, people)
+        groups = [[record.id for record in records[person_id]] for person_id in people]
+        if any(decisions.separations_between(connection, a, b) for a, b in combinations(groups, 2)):
+            return replace(decision, verdict=Verdict.REVIEW, person_id=None, joins=())
+        return decision
+
+    def _landed(self, connection: sa.Connection, decision: MatchDecision, feed: _Message, now: datetime) -> str:
+        """The person that a record links to, once the people whom it shows to be one are one. All are locked."""
+        assert decision.person_id is not None  # noqa: S101  (the caller asked)
+        if not decision.joins:
+            return decision.person_id
+        people = [decision.person_id, *decision.joins]
+        rows = registry.people_by_id(connection, people)
+        survivor, *emptied = sorted(people, key=lambda i: (rows[i].created, i))
+        change = Change(connection, self._index, EventKind.JOIN, replace(feed.by, reason=_JOINS), now)
+        records = registry.active_records(connection, emptied)
+        for person_id in emptied:
+            change.move(records[person_id], survivor)
+            change.empty_into(person_id, survivor)
+            self._refresh(connection, person_id, now)
+        change.finish()
+        return survivor
 
     def _is_stale(self, message: _Message | _Merge, held: Held) -> bool:
         sent = message.last_updated
@@ -477,6 +523,16 @@ class IdentityService(PeopleWriter):
             row = registry.person(connection, person_id)
             return (row.id, *registry.merged_ids(connection, row.id)) if row else ()
 
+    def identifiers(self, person_id: str) -> tuple[Identifier, ...]:
+        """Every id that members fed of the person, deleted and replaced ones included."""
+        with self._database.read() as connection:
+            return registry.identifiers(connection, person_id)
+
+    def unsettled_with(self, person_id: str) -> tuple[str, ...]:
+        """People that this one was one with until an unlink whose review task is still open."""
+        with self._database.read() as connection:
+            return registry.unsettled_with(connection, person_id)
+
     def source_record(self, identifier: Identifier) -> SourceRecord | None:
         """The active record with this id, or the one that replaced it."""
         if not _storable(identifier.system, identifier.value):
@@ -503,16 +559,19 @@ class IdentityService(PeopleWriter):
         with self._database.read() as connection:
             return registry.knows_system(connection, system[:MAX_IDENTIFIER])
 
-    def candidates(self, patient: Resource, limit: int, *, shown: Shown | None = None) -> list[Candidate]:
-        """People who may be the described patient, best first. Does not write.
+    def candidates(
+        self, patient: Resource, limit: int, *, years: int = 0, shown: Shown | None = None
+    ) -> list[Candidate]:
+        """People who may be meant by what little is known, likeliest first, for people who search. Does not write.
 
-        With `shown`, records that it leaves out do not count: nobody is found or weighed by them.
+        Names may be misspelt or only begun; the birth year may be off by `years`. With `shown`, records that it leaves
+        out do not count: nobody is found or weighed by them.
         """
-        traits = traits_of(patient)
+        wanted = Wanted(traits_of(patient), years)
         hidden: set[str] = set()
         with self._database.read() as connection:
             while True:
-                scored = self._index.candidates(connection, traits, limit, exclude=hidden)
+                scored = lookup.find(connection, self._index, wanted, limit, exclude=hidden)
                 rows = registry.people_by_id(connection, {s.person_id for s in scored})
                 people, left_out = _seen(self._people(connection, list(rows.values())), shown)
                 if left_out <= hidden:
@@ -800,7 +859,7 @@ def _expect_version(held: Held | None, expected: int | None) -> None:
 
 
 def _linked(decision: MatchDecision) -> set[str]:
-    return {decision.person_id} if decision.person_id is not None else set()
+    return {decision.person_id, *decision.joins} if decision.person_id is not None else set()
 
 
 def _questions(decision: MatchDecision, person_id: str) -> list[_Question]:

@@ -1,31 +1,36 @@
 """Online matching: candidates through indexed keys in the database, scored against people, and the decision.
 
 A person is all her records. Her score is that of her closest record, but a hard conflict with any record of hers
-forbids linking (law L4). Blocks are read in key order and at most `BLOCK` rows each, the rarest first up to
-`CANDIDATES` people, so that a popular key (a front desk's telephone) costs no more than any other. Works the same on
-SQLite and PostgreSQL; the caller's transaction is used throughout.
+forbids linking (law L4). Blocks are read in key order and at most `BLOCK` rows each; of the people found, those are
+compared who share the most telling keys, `CANDIDATES` at most, so that a popular key (a front desk's telephone) costs
+no more than any other. Works the same on SQLite and PostgreSQL; the caller's transaction is used throughout.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
+from itertools import combinations
 
 import sqlalchemy as sa
 
-from hie.mpi.blocking import keys
+from hie.mpi.blocking import keys, lookup_keys
 from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits
 from hie.mpi.model import Model, probability
 from hie.mpi.tables_match import match_keys, match_traits
 
 BLOCK = 100
-CANDIDATES = 300
+CANDIDATES = 60
+RECORDS = 2000
+"""Most records of candidates that are compared: a person has a handful, and nobody makes a lookup slower than this."""
 SHOWN = 20
 """People a decision keeps for review."""
+MAX_JOINED, MAX_PAIRS = 4, 400
+"""Most people that one record joins, and most pairs of their records that are looked at for it."""
 WORTH_SHOWING = 0.01
 KEPT_APART = "a steward said that they are two people"
 
@@ -72,6 +77,8 @@ class MatchDecision:
     best: Scored | None
     candidates: tuple[Scored, ...]
     model_version: str
+    joins: tuple[str, ...] = ()
+    """Further people who are one with `person_id`: the record fits them all, and they fit each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,17 @@ class MatchIndex:
         digest is still that: their people are neither linked nor asked about again.
         """
         near = self._people(connection, traits, exclude, apart or {})
-        return decide(self.model, traits, near)
+        decision = decide(self.model, traits, near)
+        tied = _tied(self.model, near)
+        if decision.verdict is not Verdict.REVIEW or not 1 < len(tied) <= MAX_JOINED:
+            return decision
+        records: dict[str, list[Traits]] = defaultdict(list)
+        for record_id, person_id, text in read_traits(connection, tied):
+            if record_id not in exclude:
+                records[person_id].append(_decoded(text))
+        if all(are_one(self.model, records[a], records[b]) for a, b in combinations(tied, 2)):
+            return replace(decision, verdict=Verdict.LINK, person_id=tied[0], joins=tuple(tied[1:]))
+        return decision
 
     def candidates(
         self, connection: sa.Connection, traits: Traits, limit: int, *, exclude: Collection[str] = ()
@@ -124,15 +141,17 @@ class MatchIndex:
         worth = [n for n in near[: max(0, limit)] if probability(n.weight) >= WORTH_SHOWING]
         return [_scored(self.model, traits, n) for n in worth]
 
-    def store(self, connection: sa.Connection, record_id: str, person_id: str, traits: Traits) -> None:
-        """Index a record under its person, in place of what was known of it."""
-        self.remove(connection, record_id)
-        rows = [{"key": key, "record_id": record_id, "person_id": person_id} for key in keys(traits)]
+    def store(
+        self, connection: sa.Connection, record_id: str, person_id: str, traits: Traits, *, is_new: bool = False
+    ) -> None:
+        """Index a record under its person, in place of what was known of it (nothing, when it `is_new`)."""
+        if not is_new:
+            self.remove(connection, record_id)
+        both = (*keys(traits), *lookup_keys(traits))
+        rows = [{"key": key, "record_id": record_id, "person_id": person_id} for key in both]
         if rows:
-            connection.execute(match_keys.insert(), rows)
-        connection.execute(
-            match_traits.insert(), {"record_id": record_id, "person_id": person_id, "traits": traits.to_json()}
-        )
+            connection.execute(_ADD_KEYS, rows)
+        connection.execute(_ADD_TRAITS, {"record_id": record_id, "person_id": person_id, "traits": traits.to_json()})
 
     def move(self, connection: sa.Connection, record_ids: Collection[str], person_id: str) -> None:
         """Give records to another person."""
@@ -150,52 +169,74 @@ class MatchIndex:
         self, connection: sa.Connection, traits: Traits, exclude: Collection[str], apart: Mapping[str, str]
     ) -> list[_Near]:
         """Every person that shares a key, by her closest record, best first."""
-        people = self._proposed(connection, traits, exclude)
+        people = self.proposed(connection, traits, exclude)
         if not people:
             return []
-        of_people = sa.select(match_traits).where(match_traits.c.person_id.in_(people))
-        rows = [
-            (r.record_id, r.person_id, r.traits) for r in connection.execute(of_people) if r.record_id not in exclude
-        ]
+        rows = [row for row in read_traits(connection, people) if row[0] not in exclude]
         return closest(self.model, traits, ((r, p, _decoded(text)) for r, p, text in rows), apart)
 
-    def _proposed(self, connection: sa.Connection, traits: Traits, exclude: Collection[str]) -> list[str]:
+    def proposed(self, connection: sa.Connection, traits: Traits, exclude: Collection[str] = ()) -> list[str]:
+        """People who share a key, those who share the most telling ones first."""
         wanted = keys(traits)
         if not wanted:
             return []
         blocks: dict[int, list[str]] = defaultdict(list)
-        for row in connection.execute(*blocks_query(wanted)):
-            if row.record_id not in exclude:
-                blocks[row.key].append(row.person_id)
-        people: dict[str, None] = {}
-        for key in sorted(blocks, key=lambda k: (len(blocks[k]), wanted.index(k))):
-            if len(people) < CANDIDATES:
-                people.update(dict.fromkeys(blocks[key]))
-        return list(people)[:CANDIDATES]
+        for key, record_id, person_id in read_blocks(connection, wanted):
+            if record_id not in exclude:
+                blocks[key].append(person_id)
+        told: dict[str, float] = defaultdict(float)
+        for members in blocks.values():
+            worth = 1 / len(members) if len(members) < BLOCK else _CROWDED
+            for person_id in set(members):
+                told[person_id] += worth
+        return sorted(told, key=lambda person_id: (-told[person_id], person_id))[:CANDIDATES]
 
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(:wanted AS bigint[])) AS k")
 
 
-def blocks_query(wanted: Sequence[int]) -> tuple[sa.CompoundSelect[tuple[int, str, str]], dict[str, int]]:
-    """The rows of each block, `BLOCK` at most, in one round trip; with its parameters."""
-    return _blocks_statement(len(wanted)), {f"k{i}": key for i, key in enumerate(wanted)}
+_ADD_KEYS, _ADD_TRAITS = match_keys.insert(), match_traits.insert()
+_CROWDED = 1 / (10 * BLOCK)
+"""What a full block tells: other keys must say more."""
 
 
-@lru_cache(maxsize=64)
-def _blocks_statement(count: int) -> sa.CompoundSelect[tuple[int, str, str]]:
-    columns = (match_keys.c.key, match_keys.c.record_id, match_keys.c.person_id)
-    parts = [
-        sa.select(
-            sa.select(*columns)
-            .where(match_keys.c.key == sa.bindparam(f"k{i}", type_=sa.BigInteger))
-            .order_by(match_keys.c.record_id)
-            .limit(BLOCK)
-            .subquery()
-        )
-        for i in range(count)
-    ]
-    return sa.union_all(*parts)
+def read_blocks(connection: sa.Connection, wanted: Sequence[int]) -> list[tuple[int, str, str]]:
+    """(key, record id, person id) of each block, `BLOCK` at most, in one round trip.
+
+    Written for each database by hand: this and `read_traits` are what a lookup's time is spent on.
+    """
+    if connection.dialect.name == "sqlite":
+        found = connection.exec_driver_sql(_sqlite_blocks(len(wanted)), tuple(wanted))
+    else:
+        found = connection.exec_driver_sql(POSTGRES_BLOCKS, (list(wanted),))
+    return [(key, record_id, person_id) for key, record_id, person_id in found]
+
+
+@lru_cache(maxsize=256)
+def _sqlite_blocks(count: int) -> str:
+    one = (
+        "SELECT * FROM (SELECT key, record_id, person_id FROM match_keys WHERE key = ? "
+        f"ORDER BY record_id LIMIT {BLOCK})"
+    )
+    return " UNION ALL ".join([one] * count)
+
+
+POSTGRES_BLOCKS = f"""
+SELECT b.key, b.record_id, b.person_id FROM unnest(%s::bigint[]) AS wanted(key), LATERAL (
+    SELECT key, record_id, person_id FROM match_keys WHERE match_keys.key = wanted.key ORDER BY record_id LIMIT {BLOCK}
+) AS b"""
+
+
+def read_traits(connection: sa.Connection, people: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(record id, person id, traits) of every record of these people, `RECORDS` at most."""
+    select = "SELECT record_id, person_id, traits FROM match_traits WHERE person_id "
+    if connection.dialect.name == "sqlite":
+        room = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n >= len(people))  # few statements to prepare
+        filled = (*people, *[people[0]] * (room - len(people)))
+        found = connection.exec_driver_sql(f"{select} IN ({','.join('?' * room)}) LIMIT {RECORDS}", filled)
+    else:
+        found = connection.exec_driver_sql(f"{select} = ANY(%s) LIMIT {RECORDS}", (list(people),))
+    return [(record_id, person_id, traits) for record_id, person_id, traits in found]
 
 
 @lru_cache(maxsize=20_000)
@@ -242,6 +283,23 @@ def decide(model: Model, traits: Traits, people: Sequence[_Near]) -> MatchDecisi
     if clear and free[0] is worth[0]:
         return MatchDecision(Verdict.LINK, free[0].person_id, shown[0], shown, model.version)
     return MatchDecision(Verdict.REVIEW, None, shown[0], shown, model.version)
+
+
+def _tied(model: Model, people: Sequence[_Near]) -> list[str]:
+    """The people between whom only the margin stands: each would link, and none leads by enough."""
+    limits = model.thresholds
+    worth = [n for n in people if n.conflict != KEPT_APART and probability(n.weight) >= limits.review]
+    free = [n for n in worth if n.conflict is None and probability(n.weight) >= limits.link]
+    if not free or free[0] is not worth[0]:
+        return []
+    return [n.person_id for n in free if free[0].weight - n.weight < limits.margin]
+
+
+def are_one(model: Model, one: Sequence[Traits], other: Sequence[Traits]) -> bool:
+    """Whether two people's records say that they are one: some pair would link, and no pair conflicts. Pure."""
+    pairs = [(a, b) for a in one for b in other][:MAX_PAIRS]
+    best = max((model.weight(compare(a, b)) for a, b in pairs), default=-1000.0)
+    return probability(best) >= model.thresholds.link and not any(hard_conflict(a, b) for a, b in pairs)
 
 
 def _scored(model: Model, traits: Traits, near: _Near) -> Scored:

@@ -61,6 +61,13 @@ def are_related(a: str, b: str) -> bool:
     return not whole.get(a, frozenset()).isdisjoint(whole.get(b, frozenset()))
 
 
+def neighbours(name: str) -> frozenset[str]:
+    """Every name that `is_nickname` or `are_related` may hold of this one."""
+    short, whole = _forms()
+    wholes = whole.get(name, frozenset())
+    return short.get(name, frozenset()).union(wholes, *(short.get(w, frozenset()) for w in wholes)) - {name}
+
+
 @lru_cache(maxsize=65536)
 def roots(name: str) -> tuple[str, ...]:
     """The name itself and the commonest whole names that it may be short for; two forms of a name share one."""

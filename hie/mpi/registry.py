@@ -20,8 +20,10 @@ from hie.core.ids import new_id
 from hie.mpi.patient_search import tokens_of
 from hie.mpi.people import Identifier, SourceRecord
 from hie.mpi.tables import (
+    link_decisions,
     people,
     person_tokens,
+    review_tasks,
     source_record_versions,
     source_records,
 )
@@ -72,8 +74,12 @@ def _lock_key(identifier: Identifier) -> int:
 
 def lock_people(connection: sa.Connection, ids: Collection[str]) -> dict[str, PersonRow]:
     """The rows as they are now, held until the transaction ends."""
-    query = sa.select(people).where(people.c.id.in_(ids)).order_by(people.c.id).with_for_update(key_share=True)
-    return {row.id: row for row in map(_person_row, connection.execute(query))}
+    return {row.id: row for row in map(_person_row, connection.execute(_LOCK_PEOPLE, {"ids": list(ids)}))}
+
+
+# Statements of every feed are built once: building one costs more than running it.
+_THESE_PEOPLE = sa.select(people).where(people.c.id.in_(sa.bindparam("ids", expanding=True)))
+_LOCK_PEOPLE = _THESE_PEOPLE.order_by(people.c.id).with_for_update(key_share=True)
 
 
 # -- people
@@ -94,7 +100,7 @@ def person(connection: sa.Connection, person_id: str) -> PersonRow | None:
 
 def people_by_id(connection: sa.Connection, ids: Collection[str]) -> dict[str, PersonRow]:
     """The rows with these very ids, merged ones included."""
-    return {r.id: r for r in map(_person_row, connection.execute(sa.select(people).where(people.c.id.in_(ids))))}
+    return {row.id: row for row in map(_person_row, connection.execute(_THESE_PEOPLE, {"ids": list(ids)}))}
 
 
 def merged_ids(connection: sa.Connection, person_id: str) -> list[str]:
@@ -107,25 +113,56 @@ def _person_row(row: Any) -> PersonRow:
     return PersonRow(row.id, row.version, row.updated, row.active, row.resource, row.merged_into, row.created)
 
 
-def add_person(connection: sa.Connection, now: datetime) -> str:
-    """A person without records yet; its first `write_golden` makes it version 1."""
+def add_person(connection: sa.Connection, now: datetime, patient: Resource | None = None) -> str:
+    """A person with her golden Patient; without one she has no records yet."""
     person_id = new_id()
-    empty = {"resourceType": "Patient"}
-    row = {"id": person_id, "created": now, "updated": now, "version": 0, "active": False, "resource": empty}
-    connection.execute(sa.insert(people), row)
+    row = {
+        "id": person_id,
+        "created": now,
+        "updated": now,
+        "version": int(patient is not None),
+        "active": patient is not None,
+        "resource": patient or {"resourceType": "Patient"},
+    }
+    connection.execute(_ADD_PERSON, row)
+    _add_tokens(connection, person_id, patient)
     return person_id
+
+
+_ADD_PERSON = sa.insert(people)
 
 
 def write_golden(connection: sa.Connection, person_id: str, patient: Resource | None, now: datetime) -> None:
     """Replace the person's golden Patient and tokens; None when no active record is left."""
-    values: dict[str, Any] = {"version": people.c.version + 1, "updated": now, "active": patient is not None}
-    if patient is not None:
-        values["resource"] = patient
-    connection.execute(sa.update(people).where(people.c.id == person_id).values(values))
-    connection.execute(sa.delete(person_tokens).where(person_tokens.c.person_id == person_id))
+    values: dict[str, Any] = {"of_person": person_id, "now": now, "is_active": patient is not None}
+    if patient is None:
+        connection.execute(_EMPTY, values)
+    else:
+        connection.execute(_WRITE_GOLDEN, {**values, "body": patient})
+    connection.execute(_FORGET_TOKENS, {"of_person": person_id})
+    _add_tokens(connection, person_id, patient)
+
+
+_EMPTY = (
+    sa.update(people)
+    .where(people.c.id == sa.bindparam("of_person"))
+    .values(
+        version=people.c.version + 1,
+        updated=sa.bindparam("now", type_=people.c.updated.type),
+        active=sa.bindparam("is_active", type_=sa.Boolean),
+    )
+)
+_WRITE_GOLDEN = _EMPTY.values(resource=sa.bindparam("body", type_=sa.JSON))
+_FORGET_TOKENS = sa.delete(person_tokens).where(person_tokens.c.person_id == sa.bindparam("of_person"))
+
+
+def _add_tokens(connection: sa.Connection, person_id: str, patient: Resource | None) -> None:
     tokens = [{"person_id": person_id, **token} for token in tokens_of(patient or {})]
     if tokens:
-        connection.execute(sa.insert(person_tokens), tokens)
+        connection.execute(_ADD_TOKENS, tokens)
+
+
+_ADD_TOKENS = sa.insert(person_tokens)
 
 
 def set_merged_into(connection: sa.Connection, ids: Collection[str], survivor: str | None) -> None:
@@ -138,12 +175,12 @@ def set_merged_into(connection: sa.Connection, ids: Collection[str], survivor: s
 
 def find(connection: sa.Connection, identifier: Identifier) -> Held | None:
     """The record with this id at its member, whatever became of it."""
-    where = sa.and_(source_records.c.system == identifier.system, source_records.c.value == identifier.value)
-    return next(iter(_held(connection, where)), None)
+    named = {"of_system": identifier.system, "of_value": identifier.value}
+    return next(map(_held_row, connection.execute(_FIND, named)), None)
 
 
 def find_by_id(connection: sa.Connection, record_id: str) -> Held | None:
-    return next(iter(_held(connection, source_records.c.id == record_id)), None)
+    return next(map(_held_row, connection.execute(_FIND_BY_ID, {"of_record": record_id})), None)
 
 
 def survivor_of(connection: sa.Connection, held: Held) -> Held | None:
@@ -157,24 +194,56 @@ def survivor_of(connection: sa.Connection, held: Held) -> Held | None:
 def active_records(connection: sa.Connection, person_ids: Collection[str]) -> dict[str, list[SourceRecord]]:
     """The active records of each person, oldest id first."""
     found: dict[str, list[SourceRecord]] = {person_id: [] for person_id in person_ids}
-    where = sa.and_(source_records.c.person_id.in_(person_ids), source_records.c.active)
-    for held in _held(connection, where):
+    for held in map(_held_row, connection.execute(_ACTIVE_RECORDS, {"ids": list(person_ids)})):
         found[held.record.person_id].append(held.record)
     return found
 
 
-def _held(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Held]:
-    versions = source_record_versions
-    query = (
-        sa.select(source_records, versions.c.body, versions.c.content_hash, versions.c.received)
-        .join(
-            versions,
-            sa.and_(versions.c.record_id == source_records.c.id, versions.c.version == source_records.c.version),
-        )
-        .where(where)
-        .order_by(source_records.c.id)
+def identifiers(connection: sa.Connection, person_id: str) -> tuple[Identifier, ...]:
+    """The ids of all of a person's records, whatever became of them."""
+    columns = source_records.c
+    rows = connection.execute(sa.select(columns.system, columns.value).where(columns.person_id == person_id))
+    return tuple(Identifier(row.system, row.value) for row in rows)
+
+
+def unsettled_with(connection: sa.Connection, person_id: str) -> tuple[str, ...]:
+    """The other halves of unlinks that are not settled: a record was taken out, and a task about it is open."""
+    moves, tasks = link_decisions.c, review_tasks.c
+    parted = sa.and_(moves.event.in_(("split", "undo")), moves.person_before != moves.person_after)
+    still_open = sa.exists().where(tasks.record_id == moves.record_id, tasks.status == "open")
+    query = sa.select(moves.person_before, moves.person_after).where(
+        parted, sa.or_(moves.person_before == person_id, moves.person_after == person_id), still_open
     )
-    return [_held_row(row) for row in connection.execute(query)]
+    return tuple(sorted({half for row in connection.execute(query) for half in row if half != person_id}))
+
+
+_HELD = (
+    sa.select(
+        source_records,
+        source_record_versions.c.body,
+        source_record_versions.c.content_hash,
+        source_record_versions.c.received,
+    )
+    .join(
+        source_record_versions,
+        sa.and_(
+            source_record_versions.c.record_id == source_records.c.id,
+            source_record_versions.c.version == source_records.c.version,
+        ),
+    )
+    .order_by(source_records.c.id)
+)
+_FIND = _HELD.where(
+    source_records.c.system == sa.bindparam("of_system"), source_records.c.value == sa.bindparam("of_value")
+)
+_FIND_BY_ID = _HELD.where(source_records.c.id == sa.bindparam("of_record"))
+_ACTIVE_RECORDS = _HELD.where(
+    source_records.c.person_id.in_(sa.bindparam("ids", expanding=True)), source_records.c.active
+)
+
+
+def _held(connection: sa.Connection, where: sa.ColumnElement[bool]) -> list[Held]:
+    return [_held_row(row) for row in connection.execute(_HELD.where(where))]
 
 
 def _held_row(row: Any) -> Held:
@@ -224,7 +293,10 @@ def add_record(connection: sa.Connection, record: SourceRecord, source_updated: 
         "active": record.active,
         "source_updated": source_updated,
     }
-    connection.execute(sa.insert(source_records), row)
+    connection.execute(_ADD_RECORD, row)
+
+
+_ADD_RECORD = sa.insert(source_records)
 
 
 def add_version(connection: sa.Connection, record: SourceRecord, event: str, digest: str = "") -> None:
@@ -237,7 +309,10 @@ def add_version(connection: sa.Connection, record: SourceRecord, event: str, dig
         "content_hash": digest,
         "received": record.updated,
     }
-    connection.execute(sa.insert(source_record_versions), row)
+    connection.execute(_ADD_VERSION, row)
+
+
+_ADD_VERSION = sa.insert(source_record_versions)
 
 
 def next_version(

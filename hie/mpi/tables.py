@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-import hie.mpi.tables_match  # noqa: F401  (the matcher's, so that the metadata is whole)
 from hie.core.database import Instant, metadata
+from hie.mpi.tables_match import ORDERED  # and so the matcher's tables: the metadata is whole
 
 _ID = sa.String(26)
 _SYSTEM = sa.String(255)
-_ORDERED = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
-"""Compared by code point on both databases, so that a prefix is a range of the index."""
 
 people = sa.Table(
     "people",
@@ -119,8 +117,8 @@ person_tokens = sa.Table(
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     sa.Column("person_id", _ID, sa.ForeignKey("people.id"), nullable=False, index=True),
     sa.Column("kind", sa.String(24), nullable=False),
-    sa.Column("value", _ORDERED, nullable=False),  # normalised
-    sa.Column("exact", _ORDERED, nullable=False),  # as written; for an identifier its system, for a date its last day
+    sa.Column("value", ORDERED, nullable=False),  # normalised
+    sa.Column("exact", ORDERED, nullable=False),  # as written; for an identifier its system, for a date its last day
     sa.Index("ix_person_tokens_value", "kind", "value", "person_id"),
     sa.Index("ix_person_tokens_exact", "kind", "exact", "person_id"),
 )

@@ -6,6 +6,9 @@ import sqlalchemy as sa
 
 from hie.core.database import metadata
 
+ORDERED = sa.String(255).with_variant(sa.String(255, collation="C"), "postgresql")
+"""Compared by code point on both databases, so that a prefix is a range of the index."""
+
 match_keys = sa.Table(
     "match_keys",
     metadata,
@@ -24,3 +27,13 @@ match_traits = sa.Table(
     sa.Column("traits", sa.Text, nullable=False),
 )
 """`Traits.to_json` of each record."""
+
+name_variants = sa.Table(
+    "name_variants",
+    metadata,
+    sa.Column("kind", sa.String(8), primary_key=True),  # given | family
+    sa.Column("variant", ORDERED, primary_key=True),  # of `hie.mpi.lookup.variants`
+    sa.Column("name", ORDERED, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Each name that a record bears, by the ways it may be misspelt; for lookups."""

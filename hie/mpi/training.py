@@ -221,8 +221,13 @@ def _model(
     )
     chance = {trait: CHANCE.get(trait, ()) for trait in TRAITS}
     model = Model("", provenance, thresholds, classes, levels, chance, frequencies, CULTURE)
-    digest = hashlib.sha256(json.dumps(model.to_json(), sort_keys=True).encode()).hexdigest()
-    return replace(model, version=digest[:12])
+    return versioned(model)
+
+
+def versioned(model: Model) -> Model:
+    """The model named after its content."""
+    body = replace(model, version="").to_json()
+    return replace(model, version=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12])
 
 
 # --------------------------------------------------------------------------------------------------------- unlabelled

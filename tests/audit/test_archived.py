@@ -40,7 +40,7 @@ def test_the_leaves_of_archived_entries_verify(database, archived, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("DELETE FROM audit_archives", "index 2: the body is gone, and no archive covers it"),
+        ("DELETE FROM audit_archives", "index 2: the body is gone, and no archive holds it"),
         ("UPDATE audit_entries SET kind = 'feed' WHERE entry_index = 4", "index 4: the leaf is not that of id"),
         ("UPDATE audit_entries SET salt = leaf WHERE entry_index = 4", "index 4: the leaf is not that of"),
         ("UPDATE audit_entries SET leaf_hash = salt WHERE entry_index = 4", "index 4: the stored hash is not"),

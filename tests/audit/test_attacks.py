@@ -22,6 +22,7 @@ from hie.audit.note import COSIGNATURE, Note, SigningKey
 from hie.audit.rows import insert_tree
 from hie.audit.seal import DatedKey, KeyRing, Seal
 from hie.audit.tables import SIDES, checkpoints, cosignatures, entries, tiles
+from hie.audit.tables_officer import archives
 from hie.audit.verify import Report, Seen, Wrong, verify
 from hie.core.clock import instant
 from hie.core.database import Database, metadata
@@ -176,6 +177,10 @@ def test_an_edited_column_is_found_at_its_entry(log, column, index):
 def test_a_body_that_is_gone_without_an_archive_or_before_its_time(log):
     with attacking(log.database) as connection:
         connection.execute(entries.update().where(entries.c.entry_index == TARGET).values(body=b"", salt=b""))
+    assert log.found() == (TARGET, "the body is gone, and no archive holds it")
+    with attacking(log.database) as connection:
+        made = {"id": "a", "first_index": 0, "last_index": SIZE, "entries": SIZE, "sha256": "0" * 64, "written": START}
+        connection.execute(archives.insert().values(made))
     assert log.found() == (TARGET, "the body is gone before its retention has ended")
     with attacking(log.database) as connection:
         row = taken(connection, TARGET)

@@ -18,15 +18,15 @@ from hie.audit.merkle import leaf_hash
 from hie.audit.report_formats import FORMS, Format, file_name, render
 from hie.core import fhir
 from tests.audit.pdf_text import text_of
-from tests.audit.samples import BASE, caller, disclosure
+from tests.audit.samples import BASE, caller, disclosure, seal
 
 MARTA = Subject("person-1", ("person-1",), "Marta Lindqvist")
 
 
 @pytest.fixture
-def made(sqlite_database, clock):
+def made(sqlite_database, clock, tmp_path):
     """A report about `disclosures` at the clock's time."""
-    log = AuditLog(sqlite_database, clock, BASE)
+    log = AuditLog(sqlite_database, clock, BASE, seal(tmp_path))
 
     def make(*disclosures, kind=ReportKind.ACCOUNTING, subject=MARTA):
         log.record(*disclosures)

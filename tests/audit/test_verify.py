@@ -6,8 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from hie.audit import verify as verifying
-from hie.audit.health import LogHealth
-from hie.audit.verify import Seen, Wrong, in_the_background, verify
+from hie.audit.verify import Seen, Wrong, verify
 from tests.audit.attack import attacking
 from tests.audit.samples import disclosure, seal
 
@@ -77,22 +76,10 @@ def test_an_empty_log_verifies_and_is_not_the_start_of_another(database, log, tm
         verify(database.url, ring, seen=[Seen(other, "a friend")], processes=1)
 
 
-def test_from_a_page_in_a_server_of_many_threads(database, filled, clock, tmp_path):
-    health = LogHealth(database, clock, in_the_background(database.url, seal(tmp_path), []))
-    health.start("an officer").join(120)
-    (done,) = health.history()
-    assert (done.ok, done.sentence) == (True, "1,100 entries and 11 checkpoints verify.")
+def test_beside_a_server_of_many_threads(database, filled, tmp_path):
+    ring = seal(tmp_path).ring()
+    assert verify(database.url, ring, processes=2, start="spawn").entries == 1100
     with attacking(database) as connection:
         connection.execute(sa.text("UPDATE audit_entries SET outcome = '12' WHERE entry_index = 700"))
-    clock.forward(minutes=5)
-    health.start("an officer").join(120)
-    newest = health.history()[0]
-    assert newest.ok is False
-    assert newest.sentence == "It does not verify: index 700: the column outcome is not what the entry says."
-
-
-def test_a_damaged_mark_is_said_on_the_page_too(database, filled, tmp_path):
-    (tmp_path / "log-high-water").write_bytes(b"nonsense")
-    found = in_the_background(database.url, seal(tmp_path), [])(lambda _done, _total: None)
-    assert not found.ok
-    assert "log-high-water holds no checkpoint of this log" in found.sentence
+    with pytest.raises(Wrong, match="index 700: the column outcome is not what the entry says"):
+        verify(database.url, ring, processes=2, start="spawn")

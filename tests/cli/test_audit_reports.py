@@ -8,6 +8,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,19 @@ from click.testing import CliRunner, Result
 
 from hie.audit.log import AuditLog
 from hie.audit.query import AuditQuery
+from hie.audit.seal import Seal
 from hie.cli import audit_reports
 from hie.core import schema
 from hie.core.clock import system_clock
+from hie.core.config import Settings
 from hie.core.database import Database
-from hie.core.errors import ConfigurationError, NotFound
+from hie.core.errors import BadRequest, ConfigurationError, NotFound
+from hie.gateway import manifest
+from hie.gateway.directory import Directory
 from hie.mpi.identity import Identifier, IdentityService
 from hie.mpi.index import MatchIndex
 from hie.mpi.model import Model
-from tests.audit.samples import BASE, disclosure
+from tests.audit.samples import BASE, caller, disclosure
 
 SYSTEM = "urn:oid:2.999.1.2"
 
@@ -37,6 +42,11 @@ class Office:
     identity: IdentityService
     log: AuditLog
     person_id: str
+
+    def add_member(self, slug: str) -> None:
+        content = {"members": [{"id": slug, "name": "Lakeside Hospital", "patient_id_system": SYSTEM}]}
+        settings = Settings(home=Path("/nonexistent"))
+        Directory(self.database, system_clock, settings).apply(manifest.parse(content, development=True))
 
     def run(self, command: str, *words: str) -> Result:
         return CliRunner().invoke(getattr(audit_reports, command), list(words))
@@ -58,7 +68,7 @@ def office(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     schema.upgrade(database)
     identity = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), system_clock)
     fed = identity.record("lakeside", Identifier(SYSTEM, "L-1"), patient("Lindqvist"))
-    log = AuditLog(database, system_clock, BASE)
+    log = AuditLog(database, system_clock, BASE, Seal.of(Settings.load()))
     log.record(disclosure(fed.record.person_id), disclosure("somebody-else"))
     yield Office(database, identity, log, fed.record.person_id)
     log.close()
@@ -139,3 +149,54 @@ def test_nobody_and_a_schema_behind_are_told_in_one_line(
     assert "Give a person id" in said.exception.message
     monkeypatch.setenv("HIE_DATABASE_URL", f"sqlite:///{tmp_path / 'new.sqlite'}")
     assert isinstance(office.report().exception, ConfigurationError)
+
+
+# -- review, holds, archives
+
+
+GLASS = caller(
+    purposes=frozenset({"BTG", "ETREAT", "TREAT"}), break_glass_reason="unconscious", client_id=None, user_id="rosa"
+)
+
+
+def test_the_queue_is_listed_break_glass_first(office: Office) -> None:
+    assert office.run("review").output == "nothing waits for review\n"
+    office.log.record(disclosure(office.person_id, caller=GLASS))
+    said = office.run("review").output.splitlines()
+    assert said[0] == "open      Rosa Ortiz, Lakeside Hospital (rosa)"
+    assert said[1].endswith("break-glass: Broke the glass and was shown 1 allergy. The reason given: “unconscious”.")
+    (case,) = json.loads(office.run("review", "--look", "--json").output)
+    assert (case["break_glass"], case["items"][0]["person"]) == (True, office.person_id)
+
+
+def test_a_hold_is_placed_listed_and_lifted(office: Office) -> None:
+    assert office.run("hold").output == ""
+    assert office.run("hold", office.person_id, "--reason", "Lindqvist v. Harbor").output == "the hold is placed\n"
+    assert "command line  Lindqvist v. Harbor" in office.run("hold").output
+    assert office.run("hold", f"{SYSTEM}|L-1", "--lift").output == "the hold is lifted\n"
+    assert isinstance(office.run("hold", office.person_id, "--lift").exception, NotFound)
+    assert office.run("hold", office.person_id).exit_code == 2
+    assert office.log.search(AuditQuery(kinds=(("retention",),))).total == 2
+
+
+def test_what_is_old_is_archived_and_the_archive_checked(office: Office, tmp_path: Path) -> None:
+    path = tmp_path / "old.ndjson"
+    assert office.run("archive", str(path)).output == "nothing to archive\n"
+    aged = AuditLog(office.database, lambda: datetime(2015, 1, 1, tzinfo=UTC), BASE, Seal.of(Settings.load()))
+    aged.record(disclosure(office.person_id), disclosure("somebody-else"))
+    aged.close()
+    office.run("hold", office.person_id, "--reason", "Lindqvist v. Harbor")
+    said = office.run("archive", str(path)).output
+    assert said.startswith(f"1 entry archived to {path}; 1 stay under a hold or an open case; SHA-256 ")
+    assert office.run("archive", str(path), "--check").output == f"1 entry of {path}: as the log commits to\n"
+    assert office.report().exit_code == 0
+
+
+def test_a_suspension_leaves_a_recipient_out(office: Office) -> None:
+    words = (office.person_id, "--recipient", "lakeside", "--agency", "Sheriff Doe", "--until", "2099-01-01")
+    assert isinstance(office.run("suspend", *words).exception, NotFound)
+    office.add_member("lakeside")
+    assert isinstance(office.run("suspend", *words).exception, BadRequest)
+    assert office.run("suspend", *words, "--written").output == "suspended until 2099-01-01\n"
+    assert "Lakeside Hospital" not in office.report().output
+    assert b"FOR THE PRIVACY OFFICER ONLY" in office.report("--with-suspended", "--format", "json").stdout_bytes

@@ -68,7 +68,8 @@ def decide(consents, request, view, *, default, member_defaults, part2, people, 
 
 
 def for_purpose(consents, request, asked, view, default, member_defaults, part2, people, strict):
-    label_codes = {code for system, code in view.labels if system != CONFIDENTIALITY}
+    # Section 5 goes by what is said of the resource itself, not by what came along references.
+    label_codes = {code for system, code in view.labels - view.reached if system != CONFIDENTIALITY}
     notes = "PSYTHPN" in label_codes
     # 2. the patient
     own = any(below("PATRQT", p) for p in asked) and any(f"Patient/{p}" in request.actors for p in people)
@@ -307,14 +308,14 @@ class Asking:
         return overlap(period, (self.request.now, self.request.now))
 
     def its_securityLabel(self, codings, effect, stated_in):  # noqa: N802
-        return any(self.one_label(c["system"], c["code"], stated_in) for c in codings)
+        return any(self.one_label(c["system"], c["code"], effect, stated_in) for c in codings)
 
-    def one_label(self, system, code, stated_in):
+    def one_label(self, system, code, effect, stated_in):
         if system == CONFIDENTIALITY:
             mine, theirs = ORDER.index(code), ORDER.index(confidentiality(self.view))
             return mine >= theirs if stated_in == PERMIT else mine <= theirs
         carried = {c for s, c in self.view.labels if s == ACT_CODE}
-        return any(code in chain(c, LABEL_ABOVE) for c in carried)
+        return any(code in chain(c, LABEL_ABOVE) for c in carried) or (effect == DENY and not self.view.labels_known)
 
     def its_class(self, codings, effect, stated_in):
         return any(c["code"] == self.view.type or c["code"] in self.view.profiles for c in codings)
@@ -364,6 +365,8 @@ def keys_of(reference):
 
 def confidentiality(view):
     given = [code for system, code in view.labels if system == CONFIDENTIALITY]
+    if not view.labels_known:
+        return max([*given, "R"], key=ORDER.index)
     if given:
         return max(given, key=ORDER.index)
     carried = {code for system, code in view.labels if system == ACT_CODE}

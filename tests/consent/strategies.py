@@ -16,7 +16,16 @@ MEMBERS = ("lakeside", "meadow", "clinic")
 PART2 = frozenset({"clinic"})
 PROFILE = "http://example.org/StructureDefinition/vital"
 
-DATES = ("2020", "2021-06", "2022-06-13", "2022-06-13T10:00:00Z", "2022-06-13T12:00:00+02:00", "2023-01-01", "2024")
+DATES = (
+    "2020",
+    "2021-06",
+    "2022-06-13",
+    "2022-06-13T10:00:00Z",
+    "2022-06-13T12:00:00+02:00",
+    "2023-01-01",
+    "2024",
+    "2031-01",
+)
 PURPOSES = ("TREAT", "ETREAT", "BTG", "HPAYMT", "HOPERAT", "HRESCH", "CLINTRCH", "PATRQT")
 SENSITIVITIES = ("PSY", "MH", "PSYTHPN", "ETH", "ETHUD", "HIV", "STD", "42CFRPart2", "SDV")
 
@@ -147,19 +156,25 @@ requests = st.builds(
     break_glass=st.booleans(),
 )
 
+
+def view_of(reached, **elements):
+    """A view of which some of the labels came along references."""
+    return ResourceView(**elements, reached=elements["labels"] & reached)
+
+
+all_labels = st.one_of(
+    st.sampled_from([(ACT_CODE, code) for code in SENSITIVITIES]),
+    st.sampled_from([(CONFIDENTIALITY, code) for code in "LNRV"]),
+    st.just(("", "self-pay-restricted")),
+)
 views = st.builds(
-    ResourceView,
+    view_of,
+    reached=st.frozensets(all_labels, max_size=4),
+    labels_known=either(st.just(True), st.just(False)),
     type=st.sampled_from(["Observation", "Coverage", "Encounter", "Condition"]),
     id=st.sampled_from(["o1", "e1", "c1"]),
     member_id=st.sampled_from(MEMBERS),
-    labels=st.frozensets(
-        st.one_of(
-            st.sampled_from([(ACT_CODE, code) for code in SENSITIVITIES]),
-            st.sampled_from([(CONFIDENTIALITY, code) for code in "LNRV"]),
-            st.just(("", "self-pay-restricted")),
-        ),
-        max_size=2,
-    ),
+    labels=st.frozensets(all_labels, max_size=2),
     codes=st.frozensets(st.sampled_from([(LOINC, "1-8"), (LOINC, "2-6")]), max_size=1),
     profiles=st.frozensets(st.just(PROFILE), max_size=1),
     time=st.one_of(

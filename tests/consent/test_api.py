@@ -58,7 +58,12 @@ class Identity:
         known = {"p-old": "p1"}.get(person_id, person_id)
         if known not in PEOPLE:
             return None
-        return SimpleNamespace(id=known, records=tuple(SimpleNamespace(member_id=m) for m in PEOPLE[known]))
+        return SimpleNamespace(id=known, records=tuple(self._record(m, known) for m in PEOPLE[known]))
+
+    def _record(self, member_id, person_id):
+        system = SYSTEMS[member_id]
+        value = next(v for (s, v), held_by in NUMBERS.items() if (s, held_by) == (system, person_id))
+        return SimpleNamespace(member_id=member_id, identifier=Identifier(system, value))
 
     def person_ids(self, person_id):
         return {"p1": ("p1", "p-old"), "p-old": ("p1", "p-old"), "p2": ("p2",)}.get(person_id, ())

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hie.consent.fhir import compile_consent
-from hie.consent.policy import PersonPolicy, could_release, decide, restricts
+from hie.consent.policy import PersonPolicy, could_release, could_withhold, decide, reads_labels, restricts
 from tests.consent import oracle, strategies
 
 EXAMPLES = int(os.environ.get("HIE_CONSENT_EXAMPLES", "300"))
@@ -68,6 +68,49 @@ def test_a_member_that_could_release_something_is_asked(consents, request, views
     for view in views:
         if decide(policy, request, view).permit:
             assert could_release(policy, request, view.member_id)
+
+
+@searching
+@given(
+    strategies.people_consents(),
+    strategies.requests,
+    st.lists(strategies.views, min_size=1, max_size=8),
+    strategies.defaults,
+    strategies.member_defaults,
+    strict,
+)
+def test_where_nothing_could_be_withheld_nothing_is(consents, request, views, default, member_defaults, strict):
+    """But for what needs a permit by name, which `could_withhold` leaves aside."""
+    policy = policy_of(consents, default, member_defaults, strict)
+    for view in views:
+        if not could_withhold(policy, request, view.member_id):
+            decision = decide(policy, request, view)
+            assert decision.permit or decision.rule in ("psychotherapy-notes", "part2", "self-pay")
+
+
+@searching
+@given(strategies.people_consents(), strategies.requests, strategies.views, strategies.defaults)
+def test_labels_decide_only_where_they_are_read(consents, request, view, default):
+    policy = policy_of(consents, default, {})
+    if not reads_labels(policy, request, view.member_id):
+        own = replace(view, labels=view.labels - view.reached, reached=frozenset(), labels_known=True)
+        assert decide(policy, request, view).permit == decide(policy, request, own).permit
+
+
+@searching
+@given(strategies.people_consents(), strategies.requests, strategies.views, strategies.defaults)
+def test_what_is_not_known_of_labels_never_releases(consents, request, view, default):
+    policy = policy_of(consents, default, {})
+    if decide(policy, request, replace(view, labels_known=False)).permit:
+        assert decide(policy, request, replace(view, labels_known=True)).permit
+
+
+@searching
+@given(strategies.people_consents(), strategies.requests, st.lists(strategies.views, max_size=12), strategies.defaults)
+def test_a_remembered_decision_is_the_same_as_a_new_one(consents, request, views, default):
+    policy = policy_of(consents, default, {})
+    for view in views:
+        assert decide(policy, request, view) == decide(policy_of(consents, default, {}), request, view)
 
 
 @searching

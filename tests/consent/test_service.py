@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from hie.consent import service as service_module
 from hie.consent.policy import Request, ResourceView, decide
-from hie.consent.service import ConsentService, current_keys
+from hie.consent.service import ConsentService, Subject, current_keys
 from hie.consent.tables import consent_versions
 from hie.core.caller import Caller, Role
 from hie.core.errors import Conflict, NotFound, PreconditionFailed, Unprocessable
@@ -247,3 +247,44 @@ def test_rows_are_only_ever_added(database, consents):
         after = connection.execute(sa.select(consent_versions).order_by(consent_versions.c.version)).all()
     assert after[: len(before)] == before
     assert len(after) == len(before) + 1
+
+
+# -- consents follow the person's records
+
+
+L1, M1 = ("urn:oid:2.999.1.1", "l-1"), ("urn:oid:2.999.1.2", "m-1")
+
+
+def released_to(service, person, *records, halves=()):
+    request = Request(frozenset({"Organization/lakeside"}), frozenset({"TREAT"}), Role.CLINICIAN, "lakeside", START)
+    policy = service.policy((person,), Subject(records=frozenset(records), halves=halves))
+    return decide(policy, request, ResourceView("Condition", "x", "meadow"))
+
+
+def test_a_consent_follows_the_record_that_it_was_filed_for(consents):
+    consents.create(consent("deny"), "p1", author(), filed_for=M1)
+    assert not released_to(consents, "p1", L1, M1).permit
+    # An unlink gave meadow's record to somebody else: so is its consent.
+    assert released_to(consents, "p1", L1).permit
+    assert not released_to(consents, "p2", M1).permit
+
+
+def test_the_next_version_is_filed_for_the_same_record(consents):
+    stored = consents.create(consent("permit"), "p1", author(), filed_for=M1)
+    again = consents.update(stored.id, consent("deny"), "p1", author())
+    assert again.filed_for == consents.read(stored.id).filed_for == M1
+    assert consents.read(stored.id, 1).filed_for == M1
+
+
+def test_a_consent_of_the_person_as_such_stays_with_the_person(consents):
+    consents.create(consent("deny"), "p1", author())
+    assert not released_to(consents, "p1", L1).permit
+    assert released_to(consents, "p2", M1).permit
+
+
+def test_until_an_unlink_is_settled_the_stricter_counts_for_both(consents):
+    consents.create(consent("deny"), "p1", author())
+    unsettled = released_to(consents, "p2", M1, halves=(("p1",),))
+    assert (unsettled.permit, unsettled.rule) == (False, "unsettled")
+    assert unsettled.consent is not None
+    assert released_to(consents, "p2", M1).permit

@@ -148,8 +148,13 @@ class FakeRelease:
     lookups: list[tuple[Caller, dict[str, Any]]] = field(default_factory=list)
     charts: list[tuple[Caller, str]] = field(default_factory=list)
 
-    def lookup(self, caller: Caller, patient: dict[str, Any], limit: int, *, request_id: str) -> list[Candidate]:
+    years: list[int] = field(default_factory=list)
+
+    def lookup(
+        self, caller: Caller, patient: dict[str, Any], limit: int, *, request_id: str, years: int = 0
+    ) -> list[Candidate]:
         self.lookups.append((caller, patient))
+        self.years.append(years)
         return self.people[:limit]
 
     def chart(self, caller: Caller, person_id: str, types: Any, *, query: str, request_id: str) -> ChartAnswer:

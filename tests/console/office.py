@@ -14,6 +14,7 @@ from hie.audit.health import Found, LogHealth, Progress
 from hie.audit.log import AuditLog
 from hie.audit.relations import PersonFacts
 from hie.audit.review import Review
+from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
 from hie.core.caller import Caller, Role
 from hie.core.database import Database, metadata
@@ -82,7 +83,7 @@ def office(folder: Path, *, verifies: bool = True) -> Iterator[Office]:
     database = Database(f"sqlite:///{folder / 'office.sqlite'}")
     metadata.create_all(database.engine)
     clock, community = Clock(), FakeCommunity()
-    log = AuditLog(database, clock, "http://127.0.0.1:8080/fhir")
+    log = AuditLog(database, clock, "http://127.0.0.1:8080/fhir", Seal(folder, "hie.example/log"))
     review = Review(database, clock, log, community)
     console = make_console(
         clock=clock,

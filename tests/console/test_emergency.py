@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from hie.core.errors import NotFound
 from hie.core.purposes import PROVIDER_DEFAULT
 from hie.gateway.directory import User
 from hie.gateway.release import SourcesFailed
+from hie.mpi.index import Agreement
 from tests.console.conftest import Visitor
 from tests.console.fakes import (
     ADMINISTRATOR,
@@ -141,9 +143,13 @@ def test_nobody_found_is_no_statement_about_the_patient(physician: Visitor, cons
 @pytest.mark.parametrize(
     ("form", "sentence"),
     [
-        ({}, "Give both names, or one name and the full birth date, or a phone number."),
-        ({"family": "Lindquist"}, "Give both names, or one name and the full birth date, or a phone number."),
-        ({"given": "Marta", "year": "1949"}, "Give both names, or one name and the full birth date"),
+        ({}, "Give a last name (its first two letters are enough)"),
+        ({"family": "L"}, "Give a last name (its first two letters are enough)"),
+        ({"given": "Marta"}, "or a first name with the year of birth"),
+        ({"street": "Quay Road"}, "a house number and street"),
+        ({"city": "Boston"}, "a house number and street"),
+        ({"year": "1949"}, "or the full birth date"),
+        ({"family": "L", "about": "yes", "year": "1949", "month": "5"}, "Give the year alone when it is a guess"),
         ({"family": "L", "day": "30", "month": "2", "year": "2024"}, "There is no such day in that month."),
         ({"family": "L", "month": "5"}, "Give the year of birth in four digits"),
         ({"family": "L", "day": "5", "year": "1961"}, "Give the month as well"),
@@ -170,6 +176,11 @@ def test_a_search_that_cannot_be_made_says_what_to_do(
         {"family": "Lindquist", "month": "11", "day": "2", "year": "1949"},
         {"given": "Marta", "month": "11", "day": "2", "year": "1949"},
         {"phone": "(617) 555-0107"},
+        {"family": "Li"},
+        {"family": "李"},
+        {"given": "Marta", "year": "1949"},
+        {"month": "11", "day": "2", "year": "1949"},
+        {"street": "4 Quay Road"},
     ],
 )
 def test_what_is_enough_to_search_by(physician: Visitor, console: Console, form: dict[str, str]) -> None:
@@ -186,6 +197,24 @@ def test_a_birth_date_may_be_partial(
 ) -> None:
     search(physician, given="Marta", family="Lindquist", **form)
     assert console.release.lookups[0][1].get("birthDate") == birth_date
+
+
+def test_a_guessed_year_and_an_address_are_asked_for_as_such(physician: Visitor, console: Console) -> None:
+    words = search(physician, given="Marta", year="1950", about="yes", street="4 Quay Rd", city="Boston")
+    assert console.release.years == [5]
+    assert console.release.lookups[0][1]["address"] == [{"line": ["4 Quay Rd"], "city": "Boston"}]
+    assert "born about 1950 , at 4 Quay Rd, Boston" in words
+
+
+def test_who_merely_fits_is_not_called_unlikely(physician: Visitor, console: Console) -> None:
+    first = console.release.people[0]
+    agreements = (Agreement("family", "beginning", 0.1), Agreement("given", "exact", -0.2))
+    console.release.people = [replace(first, probability=0.002, agreements=agreements)]
+    words = search(physician, family="Li")
+    assert "Fits what you gave" in words
+    assert "Unlikely" not in words
+    assert "Agrees: first name, last name (begins so)" in words
+    assert "Differs" not in words
 
 
 def test_what_is_typed_is_shown_as_text(physician: Visitor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -259,3 +260,91 @@ def look_up_failing(community: Community) -> None:
     expect(page.get_by_text("This is not an empty record.")).to_be_visible()
     expect(page.get_by_text("Lakeside Family Practice (lakeside) could not be reached.")).to_be_visible()
     assert faults(page) == []
+
+
+def officers(community: Community) -> tuple[Page, Page]:
+    """Two privacy officers, signed in."""
+    emails = ("p.okafor@exchange.example", "t.lund@exchange.example")
+    users = [{"email": e, "name": e.split("@")[0], "role": "privacy-officer", "password": PASSWORD} for e in emails]
+    community.services.directory.apply(manifest.parse({"users": users}, development=True))
+    return community.enter(emails[0]), community.enter(emails[1])
+
+
+def test_a_broken_glass_is_reviewed_by_two_officers_and_told_in_the_accounting(community: Community) -> None:
+    withhold_psychiatry(community)
+    physician = community.enter(PHYSICIAN)
+    look_up(physician)
+    physician.get_by_text("Break the glass in an emergency").click()
+    physician.get_by_label("Why is this needed now?").fill("unconscious, on unknown medication")
+    physician.get_by_role("button", name="Break the glass").click()
+    expect(physician.get_by_role("heading", name="Major depressive disorder")).to_be_visible()
+
+    first, second = officers(community)
+    first.goto("/privacy/queue")
+    first.get_by_role("link", name="Dr. Rosa Ortiz").click()
+    expect(first.get_by_text("The reason given: “unconscious, on unknown medication”.")).to_be_visible()
+    expect(first.get_by_role("link", name="Marta Elisabet Lindqvist").first).to_be_visible()
+    first.get_by_role("button", name="Take this case").click()
+    first.get_by_text("Give a verdict").click()
+    first.get_by_text("Appropriate: there was a good reason").click()
+    first.get_by_label("Your reasons").fill("The ambulance sheet confirms it.")
+    first.get_by_role("button", name="Give the verdict").click()
+    expect(first.get_by_text("The verdict is yours.")).to_be_visible()
+    second.goto("/privacy/queue?tab=confirm")
+    second.get_by_role("link", name="Dr. Rosa Ortiz").click()
+    second.get_by_role("button", name="Confirm the verdict and close").click()
+    expect(second.get_by_role("heading", name="This case is closed")).to_be_visible()
+
+    first.goto("/privacy/find")
+    first.get_by_label("Given by").select_option("Lakeside Family Practice")
+    first.get_by_label("Patient number").fill("L-1")
+    first.get_by_role("button", name="Find").click()
+    first.get_by_role("link", name="Make a report about this patient").click()
+    first.get_by_label("Format").select_option("JSON")
+    with first.expect_download() as download:
+        first.get_by_role("button", name="Make the report").click()
+    report = json.loads(download.value.path().read_bytes())
+    assert report["complete"] is True
+    broken = [row for row in report["rows"] if "break-glass" in row["why"]]
+    assert [row["recipient"] for row in broken] == ["Harbor Emergency Hospital"]
+    kinds = [entry.kind for entry in community.services.audit.search(AuditQuery(limit=200)).entries]
+    assert kinds.count("review") == 3
+
+
+def test_an_unexplained_look_at_a_vip_is_an_alert_and_one_after_a_registration_is_none(community: Community) -> None:
+    names = {"n.obi@harbor.example": "Nia Obi", "k.wong@harbor.example": "Kai Wong"}
+    users = [
+        {"email": e, "name": n, "role": "clinician", "member": "harbor", "password": PASSWORD} for e, n in names.items()
+    ]
+    community.services.directory.apply(manifest.parse({"users": users}, development=True))
+    url = "http://hl7.org/fhir/StructureDefinition/patient-importance"
+    flag = {"url": url, "valueCodeableConcept": {"coding": [{"code": "VIP"}]}}
+    famous = patient("L-2", "Okonkwo", ["Ada"], "1990-07-14", extension=[flag])
+
+    def register(member_id: str, local_id: str) -> None:
+        identifier = {"system": SYSTEMS[member_id], "value": local_id}
+        community.services.identity.record(member_id, Identifier(**identifier), {**famous, "identifier": [identifier]})
+
+    def open_chart(email: str) -> None:
+        page = community.enter(email)
+        page.goto(f"/emergency/people/{community.person_of('lakeside', 'L-2')}")
+        expect(page.get_by_role("heading", name="Ada Okonkwo")).to_be_visible()
+
+    register("lakeside", "L-2")
+    first, _ = officers(community)
+    open_chart("n.obi@harbor.example")
+    first.goto("/privacy/queue")
+    first.get_by_role("button", name="Look for unusual access now").click()
+    first.get_by_role("link", name="Nia Obi").click()
+    expect(
+        first.get_by_text("somebody with a VIP flag; nothing at the user's organization explains it")
+    ).to_be_visible()
+    assert faults(first) == []
+
+    register("harbor", "H-7")
+    assert community.person_of("harbor", "H-7") == community.person_of("lakeside", "L-2")
+    open_chart("k.wong@harbor.example")
+    first.goto("/privacy/queue")
+    first.get_by_role("button", name="Look for unusual access now").click()
+    expect(first.get_by_text("Nothing new was found.")).to_be_visible()
+    expect(first.get_by_text("Kai Wong")).to_have_count(0)

@@ -240,7 +240,7 @@ def test_guessing_is_slowed_down(visitor: Visitor) -> None:
         (OPERATOR, ["/members"]),
         (OFFICER, ["/privacy/disclosures", "/privacy/queue", "/privacy/reports", "/privacy/log"]),
         (PATIENT, ["/my-record/accesses"]),
-        (STEWARD, []),
+        (STEWARD, ["/review"]),
     ],
 )
 def test_home_lists_only_the_pages_of_the_role(as_: As, user: User, pages: list[str]) -> None:

@@ -48,6 +48,8 @@ def make(services: Services, members: Members) -> Callable[..., Release]:
             "directory": services.directory,
             "identity": services.identity,
             "consents": services.consents,
+            "portal": services.portal,
+            "notices": services.notices,
             "audit": services.audit,
             "transport": members,
             "gateway_ids": GatewayIds(services.database, b"k" * 32),

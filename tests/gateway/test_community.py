@@ -13,6 +13,7 @@ from hie.audit.alerts import Rule
 from hie.audit.log import AuditLog
 from hie.audit.relations import Contact, Relation
 from hie.audit.review import Review
+from hie.audit.seal import Seal
 from hie.core.database import Database
 from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
@@ -35,7 +36,7 @@ class Exchange:
         self.directory.apply(manifest())
         self.identity = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), self.clock)
         self.community = ExchangeCommunity(database, self.directory)
-        self.log = AuditLog(database, self.clock, BASE)
+        self.log = AuditLog(database, self.clock, BASE, Seal.of(settings(home)))
         self.review = Review(database, self.clock, self.log, self.community)
 
     def feed(self, value: str, family: str, given: str, system: str = LAKESIDE, **more: Any) -> str:

@@ -59,6 +59,9 @@ class StubMember:
             daemon_threads = True
             request_queue_size = 128
 
+            def handle_error(self, *_: object) -> None:
+                """A connection that the exchange closed is no news."""
+
         self.server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
@@ -86,7 +89,7 @@ class StubMember:
             found = [r for r in held if r["id"] == parts[1]]
             return self._send(handler, 200, found[0]) if found else self._send(handler, 404, {"resourceType": "X"})
         wanted = parse_qs(url.query).get("patient", [])
-        found = [r for r in held if (r.get("patient") or r.get("subject"))["reference"] in wanted]
+        found = [r for r in held if _patient_of(r) in wanted]
         if self.mode == "ignores_patient":
             found = held
         return self._send(handler, 200, _searchset(found))
@@ -155,6 +158,11 @@ class StubMember:
     def _error(self, handler: BaseHTTPRequestHandler) -> None:
         issue = {"severity": "fatal", "code": "exception", "diagnostics": "SECRET-STACKTRACE"}
         self._send(handler, 500, {"resourceType": "OperationOutcome", "issue": [issue]})
+
+
+def _patient_of(resource: dict[str, Any]) -> str:
+    named = resource.get("patient") or resource.get("subject") or resource.get("beneficiary") or {}
+    return str(named.get("reference"))
 
 
 def _searchset(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -292,8 +300,10 @@ class Exchange:
         form |= {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
         return requests.post(f"{self.base}/oauth2/token", data=form, timeout=20)
 
-    def token(self, slug: str, scope: str = "system/*.rs", purpose: str = "TREAT", reason: str | None = None) -> str:
-        assertion = self.assertion(slug, [purpose])
+    def token(
+        self, slug: str, scope: str = "system/*.rs", purpose: str = "TREAT", reason: str | None = None, **b2b: Any
+    ) -> str:
+        assertion = self.assertion(slug, [purpose], **b2b)
         if reason is not None:
             extensions = jwt.decode(assertion, self.keys[slug], algorithms=["ES384"]).claims["extensions"]
             extensions["hie-break-glass"] = {"version": "1", "reason": reason}

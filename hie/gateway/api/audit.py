@@ -40,7 +40,7 @@ def search_by_form() -> Response:
 
 @blueprint.get("/fhir/AuditEvent/<entry_id>")
 def read(entry_id: str) -> Response:
-    """One entry, byte for byte as the log has committed to it."""
+    """One entry, byte for byte as the log has committed to it; of an archived one what is left."""
     asking = _officer("r")
     _require_json()
     entry = current().audit.find(entry_id) if entry_id.isalnum() else None
@@ -48,7 +48,7 @@ def read(entry_id: str) -> Response:
         _record(asking, Outcome.MINOR, "R", None, "no such entry")
         raise NotFound("There is no such AuditEvent.")
     _record(asking, Outcome.SUCCESS, "R", entry.person_id, "1 entry shown", (f"AuditEvent/{entry.entry_id}",))
-    return _answer(entry.body)
+    return _answer(fhir.to_bytes(entry.resource) if entry.archived else entry.body)
 
 
 def _search(parameters: list[tuple[str, str]]) -> Response:

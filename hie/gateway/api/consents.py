@@ -19,7 +19,7 @@ from werkzeug.http import http_date
 
 from hie.audit.event import Event, Kind, Outcome
 from hie.consent.fhir import organizations, relative, target_of
-from hie.consent.service import StoredConsent
+from hie.consent.service import RecordId, StoredConsent
 from hie.core import fhir
 from hie.core.caller import EXCHANGE, Caller, Role
 from hie.core.errors import BadRequest, Forbidden, NotFound, Unprocessable, UnsupportedMediaType
@@ -57,7 +57,9 @@ def create() -> Response:
     consent = _body()
     person = _person_of(asking, consent)
     accepted = _accepted(consent, person)
-    stored = current().consents.create(accepted, person.id, asking, also=_recorded(asking, "C"))
+    stored = current().consents.create(
+        accepted, person.id, asking, filed_for=_filed_for(asking, consent, person), also=_recorded(asking, "C")
+    )
     return _filed(stored, 201)
 
 
@@ -81,6 +83,7 @@ def update(consent_id: str) -> Response:
         person.id,
         asking,
         expected_version=_expected_version(),
+        filed_for=_filed_for(asking, consent, person),
         also=_recorded(asking, "U"),
     )
     return _filed(stored, 200)
@@ -200,6 +203,16 @@ def _identified(asking: Caller, identifier: Identifier) -> Person | None:
             raise Forbidden(_NOT_YOURS)
     record = current().identity.source_record(identifier)
     return current().identity.person(record.person_id) if record else None
+
+
+def _filed_for(asking: Caller, consent: Resource, person: Person) -> RecordId | None:
+    """The record that the consent was given for: the one it names, else the one that the filing member has."""
+    patient = consent.get("patient")
+    identifier = (patient or {}).get("identifier") if isinstance(patient, dict) else None
+    if isinstance(identifier, dict) and "reference" not in (patient or {}):
+        return str(identifier["system"]), str(identifier["value"])
+    own = [r.identifier for r in person.records if r.member_id == asking.organization]
+    return (own[0].system, own[0].value) if len(own) == 1 else None
 
 
 def _accepted(consent: Resource, person: Person) -> Resource:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 
 import sqlalchemy as sa
-import structlog
 from flask import Blueprint, Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -23,7 +23,7 @@ from hie.core.errors import ConfigurationError, LogDamaged
 from hie.gateway.services import current
 
 blueprint = Blueprint("health", __name__)
-log = structlog.get_logger("hie")
+log = logging.getLogger("hie")
 
 _REQUESTS = Counter("hie_requests_total", "Requests answered", ["method", "route", "status"])
 _SECONDS = Histogram(
@@ -72,10 +72,10 @@ def _reason_not_to_serve() -> str | None:
     except sa.exc.SQLAlchemyError:
         return "the database does not answer"
     except LogDamaged as damaged:
-        log.error("log damaged", reason=damaged.reason)
+        log.error("log damaged", extra={"reason": damaged.reason})
         return "the disclosure log is not the one that was signed: see the server's log"
     except ConfigurationError as missing:
-        log.error("log key", reason=missing.message)
+        log.error("log key", extra={"reason": missing.message})
         return "the disclosure log's key cannot be used: see the server's log"
     return None
 

@@ -70,7 +70,7 @@ def statement() -> Resource:
                 "resource": [
                     _patient(),
                     *(_clinical(resource_type) for resource_type in CLINICAL_TYPES),
-                    _consent(),
+                    _consent(settings.fhir_base),
                     _audit_event(),
                     *_directory(),
                 ],
@@ -122,12 +122,13 @@ def _clinical(resource_type: str) -> Resource:
     }
 
 
-def _consent() -> Resource:
+def _consent(fhir_base: str) -> Resource:
     return {
         "type": "Consent",
         "interaction": [{"code": code} for code in ("create", "read", "update", "search-type")],
         "versioning": "versioned-update",
         "searchParam": [_param("patient", "reference"), _param("status", "token")],
+        "operation": [{"name": "decide", "definition": f"{fhir_base}/OperationDefinition/Consent-decide"}],
     }
 
 

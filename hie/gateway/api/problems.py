@@ -3,10 +3,10 @@ errors (RFC 6749 5.2), and pages where a person is looking. Refused attempts tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import sqlalchemy as sa
-import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
@@ -16,7 +16,7 @@ from hie.core.errors import Forbidden, HieError, OAuthError, ServiceUnavailable,
 from hie.gateway.api.context import request_id
 from hie.gateway.services import current
 
-log = structlog.get_logger("hie")
+log = logging.getLogger("hie")
 
 _CODES = {404: "not-found", 405: "not-supported", 413: "too-long", 415: "not-supported", 429: "throttled"}
 _SENTENCES = {
@@ -56,12 +56,12 @@ def install(app: Flask, page: Page = lambda _error: None) -> None:
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else "unknown place"
-        log.error("unexpected", type=type(error).__name__, where=where, request_id=request_id())
+        log.error("unexpected", extra={"type": type(error).__name__, "where": where, "request_id": request_id()})
         return render(HieError("The exchange could not handle the request; the operator has been told."))
 
     def database_gone(error: sa.exc.SQLAlchemyError) -> Response:
         cause = getattr(error, "orig", None) or error
-        log.error("database", type=type(cause).__name__, request_id=request_id())
+        log.error("database", extra={"type": type(cause).__name__, "request_id": request_id()})
         return render(ServiceUnavailable("The exchange cannot reach its database; nothing was released or stored."))
 
     app.register_error_handler(HieError, render)

@@ -396,6 +396,40 @@ def test_members_are_told_whose_records_changed(stewards: Stewardship, feed: Fee
     assert stewards.changes_since("lakeside", after)[0] == ()
 
 
+# -- people whom a record shows to be one
+
+
+def two_of_marta(feed: Feed) -> tuple[str, str]:
+    """Two people of the same data: the second record came as somebody else's and was corrected while she was shared."""
+    one = feed("lakeside", "L-1", marta()).record.person_id
+    feed("harbor", "H-1", otto())
+    shared = feed("meadow", "M-1", otto()).record.person_id
+    feed("harbor", "H-1", marta())
+    feed("meadow", "M-1", marta())
+    assert shared != one
+    return one, shared
+
+
+def test_a_record_that_fits_two_people_who_fit_each_other_joins_them(
+    stewards: Stewardship, service: IdentityService, feed: Feed, database: Database
+) -> None:
+    one, other = two_of_marta(feed)
+    result = feed("harbor", "H-9", marta(language="en"))
+    person = service.person(other)
+    assert person is not None
+    assert (person.id, result.record.person_id, len(person.records)) == (one, one, 4)
+    joined = next(m for m in stewards.timeline(one) if m.kind == "join")
+    stewards.undo(joined.id, DANA)
+    apart = service.person(other)
+    assert apart is not None
+    assert apart.id == other
+    later = feed("meadow", "M-7", marta(language="de"))
+    assert later.record.person_id not in (one, other) or service.person(other) != service.person(one)
+    still = service.person(other)
+    assert still is not None
+    assert still.id == other
+
+
 # -- at the same moment
 
 

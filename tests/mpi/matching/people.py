@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 import sqlalchemy as sa
@@ -72,6 +73,10 @@ def feed(connection: sa.Connection, index: MatchIndex, records: Iterable[tuple[s
     for record_id, traits in records:
         decision = index.decide(connection, traits)
         people[record_id] = decision.person_id or f"of-{record_id}"
+        for gone in decision.joins:
+            moved = [r for r, person_id in people.items() if person_id == gone]
+            index.move(connection, moved, people[record_id])
+            people.update(dict.fromkeys(moved, people[record_id]))
         index.store(connection, record_id, people[record_id], traits)
     return people
 
@@ -91,6 +96,13 @@ def brute_force(known: Sequence[tuple[str, str, Traits]], traits: Traits) -> tup
     linkable = [p for p in ranked if p not in conflicts and probability(weights[p]) >= limits.link]
     if not linkable or linkable[0] != ranked[0]:
         return Verdict.REVIEW, None
-    if len(linkable) > 1 and weights[linkable[0]] - weights[linkable[1]] < limits.margin:
-        return Verdict.REVIEW, None
-    return Verdict.LINK, linkable[0]
+    tied = [p for p in linkable if weights[linkable[0]] - weights[p] < limits.margin]
+    if all(_fit(known, a, b) for a, b in combinations(tied, 2)):
+        return Verdict.LINK, linkable[0]
+    return Verdict.REVIEW, None
+
+
+def _fit(known: Sequence[tuple[str, str, Traits]], one: str, other: str) -> bool:
+    pairs = [(a, b) for _, p, a in known if p == one for _, q, b in known if q == other]
+    best = max(MODEL.weight(compare(a, b)) for a, b in pairs)
+    return probability(best) >= MODEL.thresholds.link and not any(hard_conflict(a, b) for a, b in pairs)

@@ -6,6 +6,7 @@ import random
 import threading
 from dataclasses import asdict
 from itertools import combinations
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from hie.core.database import Database
 from hie.core.fhir import Resource
 from hie.mpi.blocking import keys
 from hie.mpi.demographics import Traits, traits_of, traits_of_row
-from hie.mpi.index import MatchIndex, Verdict, blocks_query
+from hie.mpi.index import MatchIndex, Verdict, read_blocks, read_traits
 
 from .people import MODEL, ROBERT, brute_force, elsewhere, feed, patient, verdict
 
@@ -156,9 +157,16 @@ def test_a_conflict_with_any_record_of_the_person_forbids_the_link(database: Dat
     assert decision.best.conflict == "different generational suffixes"
 
 
-def test_two_people_who_both_fit_go_to_review(sqlite_database: Database) -> None:
-    decision = verdict(sqlite_database, [ROBERT, patient(middle=None)], patient(given="Bob"))
-    assert decision.verdict is Verdict.REVIEW
+def test_two_people_who_both_fit_and_fit_each_other_are_one(database: Database) -> None:
+    decision = verdict(database, [ROBERT, patient(middle=None)], patient(given="Bob"))
+    assert decision.verdict is Verdict.LINK
+    assert {decision.person_id, *decision.joins} == {"p0", "p1"}
+
+
+def test_two_people_who_both_fit_and_may_be_two_go_to_review(sqlite_database: Database) -> None:
+    fathers_and_sons = [patient(suffix="Sr"), patient(suffix="Jr")]
+    decision = verdict(sqlite_database, fathers_and_sons, patient(given="Bob"))
+    assert (decision.verdict, decision.joins) == (Verdict.REVIEW, ())
     assert {c.person_id for c in decision.candidates} == {"p0", "p1"}
 
 
@@ -226,6 +234,9 @@ def test_blocks_lose_nothing_that_comparing_everything_finds(database: Database,
             decision = index.decide(connection, traits)
             assert (decision.verdict, decision.person_id) == brute_force(known, traits), record_id
             person_id = decision.person_id or f"of-{record_id}"
+            for gone in decision.joins:
+                index.move(connection, [r for r, p, _ in known if p == gone], person_id)
+                known = [(r, person_id if p == gone else p, t) for r, p, t in known]
             index.store(connection, record_id, person_id, traits)
             known.append((record_id, person_id, traits))
 
@@ -265,18 +276,32 @@ def test_the_order_of_feeds_changes_nothing(sqlite_database: Database) -> None:
 # --------------------------------------------------------------------------------------------------------- the database
 
 
-def test_blocks_are_read_through_the_key_index(database: Database) -> None:
-    statement, parameters = blocks_query(keys(traits_of(ROBERT)))
+def test_blocks_and_traits_are_read_through_their_indexes(database: Database) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    def keep(_c: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.lstrip().startswith("SELECT"):
+            seen.append((statement, parameters))
+
+    wanted = keys(traits_of(ROBERT))
     with database.read() as connection:
         if not database.is_sqlite:  # an empty table would be scanned, being one page
             connection.execute(sa.text("SET LOCAL enable_seqscan = off"))
-        bound = statement.params(parameters).compile(connection, compile_kwargs={"literal_binds": True})
-        explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
-        plan = connection.exec_driver_sql(f"{explain} {bound}").fetchall()
-    text = "\n".join(str(row) for row in plan)
-    assert text.count("USING PRIMARY KEY (key=?)" if database.is_sqlite else "Index Cond: (key = ") == len(parameters)
-    assert "SCAN match_keys" not in text
-    assert "Seq Scan" not in text
+        sa.event.listen(database.engine, "before_cursor_execute", keep)
+        read_blocks(connection, wanted)
+        read_traits(connection, ["p1", "p2", "p3"])
+        sa.event.remove(database.engine, "before_cursor_execute", keep)
+        explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+        plans = [
+            "\n".join(map(str, connection.exec_driver_sql(explain + statement, parameters).fetchall()))
+            for statement, parameters in seen
+        ]
+    blocks, traits = plans
+    used = "USING PRIMARY KEY (key=?)" if database.is_sqlite else "Index Cond: (key = "
+    assert blocks.count(used) == (len(wanted) if database.is_sqlite else 1)
+    assert "ix_match_traits_person_id" in traits
+    assert "SCAN match" not in blocks + traits
+    assert "Seq Scan" not in blocks + traits
 
 
 def test_two_feeds_of_one_new_person_at_once_make_one_person(database: Database) -> None:

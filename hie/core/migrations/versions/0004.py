@@ -46,10 +46,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "member_notices",
-        sa.Column("id", sa.String(length=26), nullable=False),
+        sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("member_id", sa.String(length=32), nullable=False),
         sa.Column("kind", sa.String(length=20), nullable=False),
         sa.Column("at", hie.core.database.Instant(timezone=True), nullable=False),
+        sa.Column("last", hie.core.database.Instant(timezone=True), nullable=False),
         sa.Column("patient", sa.String(length=255), nullable=False),
         sa.Column("organization", sa.String(length=200), nullable=False),
         sa.Column("who", sa.String(length=254), nullable=False),

@@ -1,4 +1,4 @@
-"""Link events, separations and the review queue's order"""
+"""Link events, separations, the review queue's order, and names by how they may be misspelt"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,6 +23,22 @@ def upgrade() -> None:
         sa.Column("state", sa.JSON(), nullable=False),
         sa.Column("undone_by", sa.String(length=26), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_link_events")),
+    )
+    op.create_table(
+        "name_variants",
+        sa.Column("kind", sa.String(length=8), nullable=False),
+        sa.Column(
+            "variant",
+            sa.String(length=255).with_variant(sa.String(length=255, collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column(
+            "name",
+            sa.String(length=255).with_variant(sa.String(length=255, collation="C"), "postgresql"),
+            nullable=False,
+        ),
+        sa.PrimaryKeyConstraint("kind", "variant", "name", name=op.f("pk_name_variants")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "separations",

@@ -1,0 +1,172 @@
+"""Linkage beside its peers: `make bench-mpi`, or `python bench/bench_mpi.py [--small] [--without-peers]`.
+
+Generated populations of 100,000 and 1,000,000 records with households, FEBRL 3 and 4, and narrow files; each by
+`hie mpi link` from CSV to CSV in a process of its own (time, peak memory), beside Splink 5 on DuckDB (in a throw-away
+environment under build/) and recordlinkage's ECM (FEBRL only: it keeps every pair in memory). Defaults were chosen on
+other seeds. The load average is printed with every line, since a busy machine slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "build" / "bench-mpi"
+PEER = BUILD / "splink"
+sys.path.insert(0, str(ROOT))
+
+from fixtures import narrow, populations
+from hie.mpi.evaluation import evaluate, links, truth
+from tests.mpi.batch.people import febrl
+
+
+def generated(kind: str, size: int, seed: int) -> tuple[Path, Path]:
+    """A population as files, made once."""
+    records, true = BUILD / f"{kind}-{size}-{seed}.csv", BUILD / f"{kind}-{size}-{seed}.truth.csv"
+    if not true.exists():
+        if kind in narrow.KINDS:
+            made = narrow.KINDS[kind](size, seed)
+        else:
+            made = populations.generate(int(size / 1.95), seed, kind)
+        populations.write(made.records, records)
+        populations.write(made.truth, true)
+    return records, true
+
+
+def febrl_files(number: int) -> tuple[Path, Path]:
+    rows, people = febrl(number)
+    records, true = BUILD / f"febrl{number}.csv", BUILD / f"febrl{number}.truth.csv"
+    for path, table in ((records, rows), (true, [{"record_id": r, "person_id": p} for r, p in people.items()])):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(table[0]))
+            writer.writeheader()
+            writer.writerows(table)
+    return records, true
+
+
+def ours(records: Path, true_path: Path) -> str:
+    output = BUILD / "links.csv"
+    command = [sys.executable, "-m", "hie.cli.main", "mpi", "link", str(records), "--output", str(output)]
+    started = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - started
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        sys.exit(f"hie mpi link failed on {records}")
+    found, true = links(output), truth(true_path)
+    e = evaluate(found, true)
+    figures = f"P {e.precision:.4f} R {e.recall:.4f} F1 {e.f1:.4f} people F1 {e.people_f1:.4f}"
+    cpu = usage.ru_utime + usage.ru_stime
+    spent = f"{seconds:7.1f} s ({cpu:.1f} s CPU) {usage.ru_maxrss // 1024:5d} MB"
+    return f"{spent}  {figures}  {_calibration(output, found, true)}"
+
+
+def _calibration(output: Path, found: dict[str, str], true: dict[str, str]) -> str:
+    """Of records stated at 0.9 to 0.99 that were linked: the mean stated, and the share linked to their own person."""
+    together: dict[tuple[str, str], int] = {}
+    sizes: dict[str, int] = {}
+    for record, person in found.items():
+        together[person, true[record]] = together.get((person, true[record]), 0) + 1
+        sizes[person] = sizes.get(person, 0) + 1
+    stated = []
+    with output.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            p = float(row["match_probability"])
+            if 0.9 <= p < 0.99 and sizes[row["person_id"]] > 1:
+                stated.append((p, together[row["person_id"], true[row["record_id"]]] > 1))
+    if not stated:
+        return ""
+    mean, share = np.mean(stated, axis=0)
+    return f"stated 0.9-0.99: {len(stated)} records, mean {mean:.3f}, true {share:.3f}"
+
+
+def splink(records: Path, true: Path) -> str:
+    command = [str(PEER / "bin/python"), str(ROOT / "bench/peer_splink.py"), str(records), str(true)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        return "failed: " + (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+    f = json.loads(made.stdout.splitlines()[-1])
+    best = f["best"]
+    return (
+        f"{f['seconds']:7.1f} s {f['peak_mb']:5d} MB  pairs from 0.95 F1 {f['pairs_at_0.95_f1']:.4f}; clusters at 0.95 "
+        f"people F1 {f['at_0.95']['people_f1']:.4f}; at the best threshold {best['threshold']} "
+        f"P {best['precision']:.4f} R {best['recall']:.4f} people F1 {best['people_f1']:.4f}"
+    )
+
+
+def ecm(records: Path, true_path: Path) -> str:
+    """recordlinkage's ECM on binary agreements; blocks on date, surname and number."""
+    import pandas as pd
+    import recordlinkage
+
+    started = time.perf_counter()
+    frame = pd.read_csv(records, dtype=str).set_index("record_id")
+    index = recordlinkage.Index()
+    for key in ("birth_date", "family", "given", "ssn"):
+        index.block(key)
+    pairs = index.index(frame)
+    compare = recordlinkage.Compare()
+    for name in ("given", "family", "street"):
+        compare.string(name, name, method="jarowinkler", threshold=0.85, label=name)
+    for name in ("birth_date", "ssn", "zip", "city", "state"):
+        compare.exact(name, name, label=name)
+    found = recordlinkage.ECMClassifier().fit_predict(compare.compute(pairs, frame))
+    true = truth(true_path)
+    right = sum(true[a] == true[b] for a, b in found)
+    sizes: dict[str, int] = {}
+    for person in true.values():
+        sizes[person] = sizes.get(person, 0) + 1
+    f1 = 2 * right / (len(found) + sum(n * (n - 1) // 2 for n in sizes.values()))
+    return f"{time.perf_counter() - started:7.1f} s  pairs F1 {f1:.4f}"
+
+
+def _prepare_peer() -> bool:
+    if not (PEER / "bin/python").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        wanted = ["splink==5.0.0", "duckdb==2.0.0", "pandas==2.3.3"]
+        made = subprocess.run([str(PEER / "bin/pip"), "install", "-q", *wanted], check=False, capture_output=True)
+        return made.returncode == 0
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--small", action="store_true", help="Leave out the million.")
+    parser.add_argument("--without-peers", action="store_true")
+    chosen = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    peers = not chosen.without_peers and _prepare_peer()
+    sets = {
+        "FEBRL 4": febrl_files(4),
+        "FEBRL 3": febrl_files(3),
+        "register 10,000": generated("register", 10_000, 7),
+        "contacts 1,000": generated("contacts", 1_000, 7),
+        "historical 50,000": generated("historical", 50_000, 7),
+        "households 100,000": generated("typical", 100_000, 7),
+        "households 100,000, noisy": generated("noisy", 100_000, 8),
+    }
+    if not chosen.small:
+        sets["households 1,000,000"] = generated("typical", 1_000_000, 9)
+    for name, (records, true) in sets.items():
+        print(f"{name} (load {os.getloadavg()[0]:.1f})", flush=True)
+        print("  hie     ", ours(records, true), flush=True)
+        if peers:
+            print("  Splink 5", splink(records, true), flush=True)
+        if name.startswith("FEBRL"):
+            print("  ECM     ", ecm(records, true), flush=True)
+    print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
+
+
+if __name__ == "__main__":
+    main()
