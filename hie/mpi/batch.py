@@ -25,7 +25,7 @@ from hie.mpi.batch_train import learn
 from hie.mpi.batch_traits import Codes, columns_of
 from hie.mpi.model import Model
 
-THRESHOLD = 1.5
+THRESHOLD = 1.0
 """Mean bits between two clusters from which they are one person: linking two people is worse than missing a link."""
 
 Scoring = Callable[[Comparer, Scorer, Codes, Codes], Scored]

@@ -24,6 +24,9 @@ HIGH, LOW = 20.0, -20.0
 ENOUGH = 3.0
 """Times the bits of the prior that two records must be able to tell before the prior counts in full: it speaks against
 a pair that has nothing to compare, and that is no evidence."""
+OBJECTION = 0.6
+"""Share of what two clusters can tell of each other that may speak against joining them: one record between two people
+does not make them one."""
 LARGEST = 60
 """Records of a component whose every pair is weighed; a larger one is first cut at its weaker links."""
 
@@ -120,15 +123,19 @@ def _agglomerate(
     force, mass = np.zeros((n, n)), np.zeros((n, n))
     told = np.minimum(1.0, capacity / (ENOUGH * max(1.0, -prior)))
     weights = weights - np.float32(prior) * (1 - told)
-    force[upper] = np.where(conflict, -np.inf, (np.clip(weights, LOW, HIGH) - threshold) * capacity)
+    bits = np.clip(weights, LOW, HIGH) - threshold
+    against = np.zeros((n, n))
+    force[upper] = np.where(conflict, -np.inf, bits * capacity)
     mass[upper] = capacity
+    against[upper] = np.where(bits <= 0, capacity, 0.0)
+    against += against.T
     force += force.T
     mass += mass.T
     np.fill_diagonal(force, -np.inf)
     np.fill_diagonal(mass, 1.0)
     clusters = [[k] for k in range(n)]
     while True:
-        mean = force / mass
+        mean = np.where(against > OBJECTION * mass, -np.inf, force / mass)
         best = int(mean.argmax())
         a, b = sorted(divmod(best, n))
         if not mean[a, b] > 0:
@@ -137,7 +144,8 @@ def _agglomerate(
         clusters[b] = []
         force[a] += force[b]
         mass[a] += mass[b]
-        force[:, a], mass[:, a] = force[a], mass[a]
+        against[a] += against[b]
+        force[:, a], mass[:, a], against[:, a] = force[a], mass[a], against[a]
         force[a, a] = -np.inf
         force[b] = force[:, b] = -np.inf
         mass[b] = mass[:, b] = 1.0

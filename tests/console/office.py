@@ -12,7 +12,7 @@ from hie.audit.accounting import Accounting
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
 from hie.audit.health import Found, LogHealth, Progress
 from hie.audit.log import AuditLog
-from hie.audit.relations import PersonFacts
+from hie.audit.relations import Contact, PersonFacts, Relation
 from hie.audit.review import Review
 from hie.audit.seal import Seal
 from hie.audit.statistics import LogStatistics
@@ -163,6 +163,7 @@ def other(kind: Kind, action: str = "E", by: Caller | None = None, **changes: ob
 def some_weeks(held: Office) -> None:
     """A log as an officer has it: ordinary days, two broken glasses, a curious nurse."""
     held.community.facts["p-martina"] = PersonFacts(vip=True)
+    held.community.known += [Contact("p-marta", member.id, Relation.PANEL) for member in (HARBOR, LAKESIDE)]
     types = ("AllergyIntolerance", "Condition", "Condition", "Observation", "MedicationRequest")
     for day in range(26, 0, -1):
         for number in range(2 + (day * 7) % 5):

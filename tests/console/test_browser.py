@@ -21,7 +21,6 @@ from tests.console.fakes import (
     OPERATOR,
     PASSWORD,
     PHYSICIAN,
-    STEWARD,
     WILLOW,
     Console,
     answer,
@@ -203,8 +202,14 @@ def test_the_members_pages_have_no_faults(
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 @pytest.mark.parametrize(
     ("user", "path"),
-    [(OPERATOR, "/members"), (OPERATOR, "/members/lakeside"), (STEWARD, "/"), (STEWARD, "/members"), (STEWARD, "/no")],
-    ids=["list", "read-only", "nothing-here", "refused", "not-found"],
+    [
+        (OPERATOR, "/members"),
+        (OPERATOR, "/members/lakeside"),
+        (ADMINISTRATOR, "/"),
+        (ADMINISTRATOR, "/emergency"),
+        (ADMINISTRATOR, "/no"),
+    ],
+    ids=["list", "read-only", "home", "refused", "not-found"],
 )
 def test_the_other_pages_have_no_faults(site: Site, viewport: dict[str, int], user: User, path: str) -> None:
     page = site.enter(user, viewport)

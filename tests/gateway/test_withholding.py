@@ -92,7 +92,7 @@ def test_an_encounter_read_by_its_id_is_labelled_by_its_condition(
     ((_, still_there),) = ids(ask(release, "Encounter"))
     for _, one in ids(before):
         if one == still_there:
-            found = release.read(caller(), "Encounter", one, query="GET", request_id="r-2")
+            found = release.read(caller(), "Encounter", one, query="GET", request_id="r-2").resource
             assert found == next(e.resource for e in before.entries if e.resource["id"] == one)
         else:
             with pytest.raises(NotFound):
@@ -281,7 +281,7 @@ def test_a_resource_met_in_another_chart_is_judged_by_its_own_patient(
     release = make()
     (entry,) = ask(release, "Observation").entries
     reference = entry.resource["focus"][0]["reference"].removeprefix("Condition/")
-    read = release.read(caller(), "Condition", reference, query="GET", request_id="r-2")
+    read = release.read(caller(), "Condition", reference, query="GET", request_id="r-2").resource
     childs_person = services.identity.source_record(Identifier(LAKESIDE.system, "l-9"))
     assert childs_person is not None
     assert read["subject"] == {"reference": f"Patient/{childs_person.person_id}"}
