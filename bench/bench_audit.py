@@ -102,7 +102,7 @@ def with_evidence(log: AuditLog, events: Sequence[Event]) -> Work:
 
 def with_evidence_ready(log: AuditLog, drafts: Sequence[Draft]) -> Work:
     def work(number: int) -> None:
-        request = _Request((drafts[number],))
+        request = _Request((), (drafts[number],))
         log._committer().submit(request)
         request.receipts.result(60)
 

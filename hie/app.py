@@ -153,14 +153,14 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
 
 
 def _verify(settings: Settings, progress: Progress) -> Found:
-    """The whole log, read again in this process (a server with threads must not fork), for the console's page."""
+    """The whole log, read again for the console's page, in processes beside this one, which goes on serving."""
     try:
         seal = Seal.of(settings)
         ring = seal.ring()
         witnesses = [witness.key for witness in parse_witnesses(settings.witnesses)]
         seen = own_mark(seal, ring)
         url = settings.effective_database_url
-        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress, processes=1)
+        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress, start="spawn")
     except Wrong as wrong:
         return Found(False, 0, f"The log does not verify: index {wrong.index}: {wrong.reason}.")
     except (LogDamaged, NoteError) as damage:

@@ -405,7 +405,9 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, str):
         return _text(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
         return str(value)
     return _text(json.dumps(value, separators=(",", ":"), sort_keys=True))
 

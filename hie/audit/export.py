@@ -2,7 +2,8 @@
 
 The first line holds the checkpoint that all proofs lead to, and the public keys; every other line an entry: its index,
 the leaf, the salt and the body as they were hashed (as text, so that no reader's JSON writer can change them), and the
-inclusion proof in base 64. It streams: memory does not grow with the log.
+inclusion proof in base 64. An entry whose body was archived has neither salt nor body any more. It streams: memory does
+not grow with the log.
 """
 
 from __future__ import annotations

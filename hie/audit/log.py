@@ -67,11 +67,12 @@ class SourceFailure:
     request_id: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Request:
-    """Entries that are recorded together or not at all, and who waits for them."""
+    """Events that are recorded together or not at all, and who waits for them; the committer makes the drafts."""
 
-    drafts: tuple[Draft, ...]
+    events: tuple[Event, ...]
+    drafts: tuple[Draft, ...] = ()
     receipts: Future[tuple[Receipt, ...]] = field(default_factory=Future)
 
 
@@ -117,7 +118,7 @@ class AuditLog:
         """Make `events` durable, all or none, and only then return. Raises AuditUnavailable on any doubt."""
         if not events:
             return ()
-        request = _Request(self._drafts(events))
+        request = _Request(events)
         self._committer().submit(request)
         try:
             return request.receipts.result(timeout=self._wait)
@@ -225,15 +226,27 @@ class AuditLog:
 
     def _commit(self, requests: Sequence[_Request]) -> None:
         """One batch, one transaction; every request's future is settled when this returns."""
+        writable = [request for request in requests if self._drafted(request)]
+        if not writable:
+            return
         try:
             with self._database.write() as connection:
-                receipts = iter(self._write(connection, [d for request in requests for d in request.drafts]))
+                receipts = iter(self._write(connection, [d for request in writable for d in request.drafts]))
         except _REFUSALS as error:
             _tell(error)
-            self._resolve(requests, error)
+            self._resolve(writable, error)
         else:
-            for request in requests:
+            for request in writable:
                 request.receipts.set_result(tuple(next(receipts) for _ in request.drafts))
+
+    def _drafted(self, request: _Request) -> bool:
+        """Whether its events can be written down. Done here by one thread: waiters would fight over the interpreter."""
+        try:
+            request.drafts = request.drafts or self._drafts(request.events)
+        except AuditUnavailable as error:
+            request.receipts.set_exception(error)
+            return False
+        return True
 
     def _write(self, connection: sa.Connection, drafts: Sequence[Draft]) -> tuple[Receipt, ...]:
         """The rows of one transaction, from the head on."""

@@ -14,9 +14,10 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any, Literal, cast
 
 import orjson
 import sqlalchemy as sa
@@ -28,9 +29,11 @@ from hie.audit.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, FullTile, Righ
 from hie.audit.note import NoteError, Signature, VerifierKey
 from hie.audit.seal import KeyRing, Seal
 from hie.audit.tables import SIDES, entities, entries, purposes, source_failures, subtypes
-from hie.core.clock import instant
+from hie.core.clock import instant, system_clock
 from hie.core.database import Database
 
+RETENTION = timedelta(days=6 * 365)
+"""No body is archived sooner; the guard of the table counts six calendar years, which is longer."""
 RANGE = 4 * TILE_WIDTH
 """Entries that are read and checked at once."""
 
@@ -73,6 +76,8 @@ class Report:
     cosignatures: int
     unknown_cosignatures: int
     """By witnesses whose keys were not given: whether they hold is not known."""
+    archived: int
+    """Entries whose bodies are in archives; their leaves were verified, their search columns could not be."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class _Checked:
     """The first checkpoint that does not hold; the checkpoints then end before it."""
     wrong: Wrong | None
     """The first entry that does not hold; the leaves then end there."""
+    archived: int
 
 
 def verify(
@@ -103,11 +109,16 @@ def verify(
     witnesses: Iterable[VerifierKey] = (),
     progress: Progress = lambda _done, _all: None,
     processes: int | None = None,
+    start: Literal["fork", "spawn"] = "fork",
 ) -> Report:
-    """Verify the log in the database at `url` against the public keys of `ring`. Raises Wrong."""
+    """Verify the log in the database at `url` against the public keys of `ring`. Raises Wrong.
+
+    One of `processes` is this one; `start` says how others begin: a program with threads of its own must not fork.
+    """
     database = Database(url)
+    readers = _Readers(url, KeyRing(ring.keys), processes or os.cpu_count() or 1, start)
     try:
-        return _Verification(database, KeyRing(ring.keys), tuple(seen), tuple(witnesses), progress).run(processes)
+        return _Verification(database, tuple(seen), tuple(witnesses), progress).run(readers)
     finally:
         database.close()
 
@@ -124,26 +135,24 @@ class _Verification:
     def __init__(
         self,
         database: Database,
-        ring: KeyRing,
         seen: tuple[Seen, ...],
         witnesses: tuple[VerifierKey, ...],
         progress: Progress,
     ) -> None:
         self._database = database
-        self._ring = ring
         self._seen = sorted(seen, key=lambda one: one.signed.size)
         self._witnesses = {f"{key.name}+{key.id.hex()}": key for key in witnesses}
         self._progress = progress
         self._edge = RightEdge()
         self._good = self._seen_good = 0
         """Entries under the last checkpoint, and under the last one that somebody has seen, with the right root."""
-        self._checkpoints = 0
+        self._checkpoints = self._archived = 0
 
-    def run(self, processes: int | None) -> Report:
+    def run(self, readers: _Readers) -> Report:
         with self._database.read() as connection:
             size = _signed_size(connection)
-            self._take(connection, _Checked(b"", (), None, None))
-            for checked in _in_parallel(self._database.url, self._ring, size, processes):
+            self._take(connection, _Checked(b"", (), None, None, 0))
+            for checked in readers.ranges(size):
                 self._take(connection, checked)
                 self._progress(self._edge.size, size)
         # A reading transaction of its own: what was written meanwhile must be in order as well.
@@ -151,7 +160,7 @@ class _Verification:
             self._require_seen_to_the_end(size)
             known, unknown = self._require_cosignatures(connection)
             _require_nothing_else(connection)
-        return Report(size, self._edge.root, self._checkpoints, known, unknown)
+        return Report(size, self._edge.root, self._checkpoints, known, unknown, self._archived)
 
     def _take(self, connection: sa.Connection, checked: _Checked) -> None:
         """Grow the tree by a range, through every checkpoint that ends in it."""
@@ -174,6 +183,7 @@ class _Verification:
         if checked.wrong:
             raise checked.wrong
         self._checkpoints += len(checked.checkpoints)
+        self._archived += checked.archived
 
     def _claims(self, checked: _Checked, end: int) -> list[tuple[int, bytes, str]]:
         """(size, root, whose) of everything that says what the roots of this range are, by size; "" is the log."""
@@ -231,31 +241,46 @@ class _Verification:
 # -- ranges, in processes of their own
 
 
-def _in_parallel(url: str, ring: KeyRing, size: int, processes: int | None) -> Iterator[_Checked]:
-    """The ranges of the first `size` entries in order, a few of them at work."""
-    count = processes or os.cpu_count() or 1
-    ranges = ((first, min(first + RANGE, size)) for first in range(0, size, RANGE))
-    if processes == 1:  # in this process: a server with threads must not fork
-        reader = _Ranges(url, ring)
+@dataclass(frozen=True)
+class _Readers:
+    """Who reads and checks the ranges of one log."""
+
+    url: str
+    ring: KeyRing
+    count: int
+    start: Literal["fork", "spawn"]
+
+    def ranges(self, size: int) -> Iterator[_Checked]:
+        """The ranges of the first `size` entries in order."""
+        cut = [(first, min(first + RANGE, size)) for first in range(0, size, RANGE)]
+        return self._here(cut) if self.count == 1 else self._in_parallel(cut)
+
+    def _here(self, cut: Iterable[tuple[int, int]]) -> Iterator[_Checked]:
+        reader = _Ranges(self.url, self.ring)
         try:
-            for first, last in ranges:
+            for first, last in cut:
                 yield reader.check(first, last)
         finally:
             reader.close()
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(url, ring)) as pool:
-        under_way: deque[Future[_Checked]] = deque()
-        try:
-            for first, last in ranges:
-                under_way.append(pool.submit(_check_range, first, last))
-                if len(under_way) > 2 * count:
+
+    def _in_parallel(self, cut: Iterable[tuple[int, int]]) -> Iterator[_Checked]:
+        """A few at work, so that memory does not grow with the log."""
+        # Imported here: a server starts without it.
+        from concurrent.futures.process import ProcessPoolExecutor
+
+        context = multiprocessing.get_context(self.start)
+        with ProcessPoolExecutor(self.count, context, initializer=_begin, initargs=(self.url, self.ring)) as pool:
+            under_way: deque[Future[_Checked]] = deque()
+            try:
+                for first, last in cut:
+                    under_way.append(pool.submit(_check_range, first, last))
+                    if len(under_way) > 2 * self.count:
+                        yield under_way.popleft().result()
+                while under_way:
                     yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for waiting in under_way:
-                waiting.cancel()
+            finally:
+                for waiting in under_way:
+                    waiting.cancel()
 
 
 class _Ranges:
@@ -290,7 +315,7 @@ class _Ranges:
             self._check_sides(first, last, sides, archived)
         except Wrong as found:
             wrong = found
-        return _Checked(b"".join(leaves), *self._checkpoints(first, last), wrong=wrong)
+        return _Checked(b"".join(leaves), *self._checkpoints(first, last), wrong=wrong, archived=len(archived))
 
     def _rows(self, names: str, table: str, first: int, last: int) -> list[Row]:
         return self._select(f"SELECT {names} FROM {table} WHERE {_WITHIN.format('?', '?')}", first, last)
@@ -314,6 +339,8 @@ class _Ranges:
         made = leaf_hash(leaf)
         if made != stored_hash:
             raise Wrong(index, "the stored hash is not that of the leaf")
+        if time > instant(system_clock() - RETENTION):
+            raise Wrong(index, "the body is gone before its retention has ended")
         return made
 
     def _check_sides(

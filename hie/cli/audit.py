@@ -226,6 +226,7 @@ def _print(report: Report, ring: KeyRing, seen: list[Seen], as_json: bool) -> No
                     "checkpoints": report.checkpoints,
                     "cosignatures": report.cosignatures,
                     "unknown_cosignatures": report.unknown_cosignatures,
+                    "archived": report.archived,
                 }
             )
         )
@@ -234,5 +235,7 @@ def _print(report: Report, ring: KeyRing, seen: list[Seen], as_json: bool) -> No
     click.echo(f"{report.checkpoints:,} checkpoints signed by {ring.origin}")
     for one in seen:
         click.echo(f"extends {one.whose}")
+    if report.archived:
+        click.echo(f"{report.archived:,} bodies are in archives, where alone their search columns can be checked")
     if report.cosignatures or report.unknown_cosignatures:
         click.echo(f"{report.cosignatures:,} cosignatures, {report.unknown_cosignatures:,} more by unknown witnesses")

@@ -5,6 +5,7 @@ suffice, the test shows that too, and then the evidence that does: the host's ma
 somebody kept, a witness.
 """
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,17 @@ import pytest
 import sqlalchemy as sa
 
 from hie.audit.checkpoint import Proof, SignedCheckpoint
+from hie.audit.entry import leaf_bytes
 from hie.audit.event import SourceOutcome
 from hie.audit.log import AuditLog
-from hie.audit.merkle import RightEdge
+from hie.audit.merkle import RightEdge, leaf_hash
 from hie.audit.note import COSIGNATURE, Note, SigningKey
 from hie.audit.rows import insert_tree
 from hie.audit.seal import DatedKey, KeyRing, Seal
 from hie.audit.tables import SIDES, checkpoints, cosignatures, entries, tiles
+from hie.audit.tables_officer import archives
 from hie.audit.verify import Report, Seen, Wrong, verify
+from hie.core.clock import instant
 from hie.core.database import Database, metadata
 from tests.audit.attack import attacking, cut, forged, put, remove, taken
 from tests.audit.samples import BASE, START, Clock, disclosure, seal
@@ -129,7 +133,7 @@ def log(original, tmp_path):
 
 def test_the_log_verifies_before_it_is_attacked(log):
     report = log.verify(log.receipt.signed, log.newest, log.cosigned)
-    assert report == Report(SIZE, log.newest.root, SIZE // BATCH, 1, 0)
+    assert report == Report(SIZE, log.newest.root, SIZE // BATCH, 1, 0, 0)
 
 
 # -- what the database and a public key suffice for: single rows
@@ -168,6 +172,24 @@ def test_an_edited_column_is_found_at_its_entry(log, column, index):
             change = entries.update().values({column: sa.text(EDITS[column])})
         connection.execute(change.where(entries.c.entry_index == index))
     assert log.found()[0] == index
+
+
+def test_a_body_that_is_gone_without_an_archive_or_before_its_time(log):
+    with attacking(log.database) as connection:
+        connection.execute(entries.update().where(entries.c.entry_index == TARGET).values(body=b"", salt=b""))
+    assert log.found() == (TARGET, "the body is gone, and no archive holds it")
+    with attacking(log.database) as connection:
+        made = {"id": "a", "first_index": 0, "last_index": SIZE, "entries": SIZE, "sha256": "0" * 64, "written": START}
+        connection.execute(archives.insert().values(made))
+    assert log.found() == (TARGET, "the body is gone before its retention has ended")
+    with attacking(log.database) as connection:
+        row = taken(connection, TARGET)
+        leaf = json.loads(row["leaf"])
+        old = START.replace(year=2015)
+        made = leaf_bytes(leaf["id"], instant(old), leaf["kind"], leaf["commit"])
+        change = {"recorded": old, "leaf": made, "leaf_hash": leaf_hash(made)}
+        connection.execute(entries.update().where(entries.c.entry_index == TARGET).values(change))
+    assert log.found() == (TARGET, "the entries are not those that the checkpoint of 130 has signed")
 
 
 @pytest.mark.parametrize("table", SIDES, ids=lambda table: table.name)

@@ -96,7 +96,7 @@ def test_waiters_share_a_transaction(log, monkeypatch):
         commit(requests)
 
     monkeypatch.setattr(log, "_commit", held)
-    requests = [_Request(log._drafts([disclosure()])) for _ in range(31)]
+    requests = [_Request((disclosure(),)) for _ in range(31)]
     log._committer().submit(requests[0])
     assert entered.wait(30)
     for request in requests[1:]:
@@ -243,7 +243,7 @@ def test_a_row_that_the_database_refuses_fails_alone(database, log):
     """Two waiters in one batch, of which one has an entry that is already there."""
     (known,) = log._drafts([disclosure("known")])
     (fresh,) = log._drafts([disclosure("fresh")])
-    requests = [_Request(drafts) for drafts in ((known,), (fresh,), (known,))]
+    requests = [_Request((), drafts) for drafts in ((known,), (fresh,), (known,))]
     log._commit(requests[:1])
     log._commit(requests[1:])
     assert [requests[n].receipts.result()[0].index for n in (0, 1, 2)] == [0, 1, 0]

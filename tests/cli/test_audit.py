@@ -57,6 +57,7 @@ def test_a_sound_log_verifies_and_says_how_much_of_it(hie: Hie, log: AuditLog, h
         "checkpoints": 3,
         "cosignatures": 0,
         "unknown_cosignatures": 0,
+        "archived": 0,
     }
 
 
