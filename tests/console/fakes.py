@@ -160,6 +160,9 @@ class FakePortal:
     def of_member(self, system: str) -> list[Binding]:
         return self.held
 
+    def bindings(self, email: str) -> list[Binding]:
+        return self.held
+
 
 @dataclass
 class FakeRelease:

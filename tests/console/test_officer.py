@@ -185,7 +185,7 @@ def test_a_patient_is_found_by_number_or_name_and_the_search_goes_through_the_do
     visitor = as_(OFFICER)
     visitor.get("/privacy/find")
     found = visitor.post("/privacy/find", member="lakeside", number="L-20417")
-    assert (found.status_code, found.location) == (303, "/privacy/disclosures?patient=p-marta")
+    assert (found.status_code, found.location) == (303, "/privacy/disclosures?patient=p-marta&kind=all")
     assert visitor.post("/privacy/find", member="lakeside", number="nothing").status_code == 404
     assert "Choose the organization" in visitor.post("/privacy/find", number="L-20417").text
     assert "2 candidates" in visitor.post("/privacy/find", family="Lindqvist").text
