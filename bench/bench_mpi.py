@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -23,6 +22,18 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench-mpi"
 PEER = BUILD / "splink"
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from hie.cli.main import main
+try:
+    main()
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+    print(used.ru_utime + used.ru_stime, peak)
+"""
+"""The command line in a process that says its CPU seconds and peak memory in KB (ru_maxrss counts its parent, too)."""
 sys.path.insert(0, str(ROOT))
 
 from fixtures import narrow, populations
@@ -56,19 +67,17 @@ def febrl_files(number: int) -> tuple[Path, Path]:
 
 def ours(records: Path, true_path: Path) -> str:
     output = BUILD / "links.csv"
-    command = [sys.executable, "-m", "hie.cli.main", "mpi", "link", str(records), "--output", str(output)]
+    command = [sys.executable, "-c", MEASURED, "mpi", "link", str(records), "--output", str(output)]
     started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    _, status, usage = os.wait4(child.pid, 0)
+    made = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     seconds = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        sys.exit(f"hie mpi link failed on {records}")
+    if made.returncode:
+        sys.exit(f"hie mpi link failed on {records}: {made.stderr}")
+    cpu, peak = made.stdout.split()[-2:]
     found, true = links(output), truth(true_path)
     e = evaluate(found, true)
     figures = f"P {e.precision:.4f} R {e.recall:.4f} F1 {e.f1:.4f} people F1 {e.people_f1:.4f}"
-    cpu = usage.ru_utime + usage.ru_stime
-    spent = f"{seconds:7.1f} s ({cpu:.1f} s CPU) {usage.ru_maxrss // 1024:5d} MB"
+    spent = f"{seconds:7.1f} s ({float(cpu):.1f} s CPU) {int(peak) // 1024:5d} MB"
     return f"{spent}  {figures}  {_calibration(output, found, true)}"
 
 
@@ -165,7 +174,6 @@ def main() -> None:
             print("  Splink 5", splink(records, true), flush=True)
         if name.startswith("FEBRL"):
             print("  ECM     ", ecm(records, true), flush=True)
-    print(f"this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 
 
 if __name__ == "__main__":
