@@ -15,6 +15,9 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ sys.path.insert(0, str(ROOT))
 
 from fixtures import narrow, populations
 from hie.mpi.evaluation import evaluate, links, truth
+from hie.mpi.training import Truth, pair_class
 from tests.mpi.batch.people import febrl
 
 
@@ -78,7 +82,8 @@ def ours(records: Path, true_path: Path) -> str:
     e = evaluate(found, true)
     figures = f"P {e.precision:.4f} R {e.recall:.4f} F1 {e.f1:.4f} people F1 {e.people_f1:.4f}"
     spent = f"{seconds:7.1f} s ({float(cpu):.1f} s CPU) {int(peak) // 1024:5d} MB"
-    return f"{spent}  {figures}  {_calibration(output, found, true)}"
+    kinds = _by_kind(found, true_path)
+    return f"{spent}  {figures}  {_calibration(output, found, true)}" + (f"\n           {kinds}" if kinds else "")
 
 
 def _calibration(output: Path, found: dict[str, str], true: dict[str, str]) -> str:
@@ -98,6 +103,32 @@ def _calibration(output: Path, found: dict[str, str], true: dict[str, str]) -> s
         return ""
     mean, share = np.mean(stated, axis=0)
     return f"stated 0.9-0.99: {len(stated)} records, mean {mean:.3f}, true {share:.3f}"
+
+
+def _by_kind(found: dict[str, str], true_path: Path) -> str:
+    """Errors by the kind of pair (`hie.mpi.training.pair_class`), where the truth file says what kind it is."""
+    with true_path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if "kin_id" not in rows[0]:
+        return ""
+    true = {row["record_id"]: Truth(**row) for row in rows}
+    missed, of_kind = Counter[str](), Counter[str]()
+    for a, b in _pairs_within({record: row.person_id for record, row in true.items()}):
+        kind = pair_class(true[a], true[b])
+        of_kind[kind] += 1
+        missed[kind] += found[a] != found[b]
+    links = [(true[a], true[b]) for a, b in _pairs_within(found)]
+    wrong = Counter(pair_class(a, b) for a, b in links if a.person_id != b.person_id)
+    losses = ", ".join(f"{kind} {100 * missed[kind] / n:.2f} % of {n:,}" for kind, n in of_kind.most_common())
+    false = ", ".join(f"{kind} {n}" for kind, n in wrong.most_common())
+    return f"missed: {losses}; false of {len(links):,}: {false or 'none'}"
+
+
+def _pairs_within(groups: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    members: dict[str, list[str]] = defaultdict(list)
+    for record, group in groups.items():
+        members[group].append(record)
+    return (pair for records in members.values() for pair in combinations(records, 2))
 
 
 def splink(records: Path, true: Path) -> str:
