@@ -236,7 +236,7 @@ def level(name: str, level: str) -> str:
 
 
 def _how(name: str, level: str) -> str:
-    return _LEVELS.get((name, level), "" if level in ("exact", "same") else level.replace("-", " "))
+    return _LEVELS.get((name, level), "" if level in ("exact", "same", "female", "male") else level.replace("-", " "))
 
 
 def bits(weight: float) -> str:

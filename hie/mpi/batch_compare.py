@@ -102,7 +102,7 @@ class Comparer:
             family,
             self._suffix(i, j),
             born,
-            _equal(c.sex[i], c.sex[j], "sex", "same"),
+            _sex(c.sex[i], c.sex[j]),
             self._ssn(i, j),
             self._phone(i, j),
             self._email(i, j),
@@ -369,8 +369,10 @@ class Comparer:
         return made
 
 
-def _equal(a: npt.NDArray[Any], b: npt.NDArray[Any], trait: str, level: str) -> Levels:
-    made = np.where(a == b, CODE[trait][level], CODE[trait]["different"]).astype(np.int8)
+def _sex(a: npt.NDArray[np.int8], b: npt.NDArray[np.int8]) -> Levels:
+    """Of the numbers of `batch_traits`: 0 not known, 1 male, 2 female."""
+    code = CODE["sex"]
+    made = np.where(a == b, np.array([0, code["male"], code["female"]], np.int8)[a], code["different"]).astype(np.int8)
     made[(a == 0) | (b == 0)] = 0
     return made
 

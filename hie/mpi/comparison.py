@@ -25,7 +25,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "family": ("exact", "part", "typo", "similar", "different"),
     "suffix": ("same", "one-sided", "conflict"),
     "birth_date": ("exact", "swapped", "digit", "two-parts", "partial", "different"),
-    "sex": ("same", "different"),
+    "sex": ("female", "male", "different"),
     "ssn": ("exact", "near", "last-four", "different"),
     "phone": ("exact", "near", "different"),
     "email": ("personal", "shared", "near", "different"),
@@ -66,7 +66,7 @@ def compare(a: Traits, b: Traits) -> Comparison:
             family,
             suffix_level(a.suffix, b.suffix),
             _birth_date(a.birth_date, b.birth_date),
-            _equal(a.sex, b.sex, "same"),
+            _sex(a.sex, b.sex),
             _ssn(a.ssn, b.ssn),
             _phone(a.phones, b.phones),
             _email(a, b),
@@ -352,10 +352,11 @@ def _birth_order(a: Traits, b: Traits) -> str:
     return "flagged" if a.multiple_birth or b.multiple_birth else "unflagged"
 
 
-def _equal(a: str, b: str, level: str) -> str | None:
+def _sex(a: str, b: str) -> str | None:
+    """Which sex both have, too: women change their family name more often than men."""
     if not a or not b:
         return None
-    return level if a == b else "different"
+    return {"f": "female", "m": "male"}[a] if a == b else "different"
 
 
 _RANK = {trait: {level: rank for rank, level in enumerate(levels)} for trait, levels in LEVELS.items()}

@@ -95,6 +95,14 @@ class _Shown:
         ).astype(np.float32)
 
 
+def _of_one_sex(counted: Floats, tied: Floats) -> Floats:
+    """The pairs of each class with one rate of different sexes for all; how many are women is each class's own."""
+    same = LEVELS["sex"].index("different")
+    women_and_men = counted[:same] + (tied[:same] + 1) / (tied[:same] + 1).sum()
+    share = women_and_men / women_and_men.sum(axis=0) * tied[:same].sum()
+    return np.vstack([share, np.repeat(tied[same:], counted.shape[1], axis=1)])
+
+
 class Estimator:
     """Fits one file's patterns."""
 
@@ -196,7 +204,7 @@ class Estimator:
         for t, (trait, counted) in enumerate(zip(TRAITS, self._counted(self.proposed.learned, weights), strict=True)):
             if trait in KEPT:
                 tied = counted[:, self.match].sum(axis=1, keepdims=True)
-                counted[:, self.match] = tied
+                counted[:, self.match] = tied if trait != "sex" else _of_one_sex(counted[:, self.match], tied)
             table = counted + PRIOR * self.before[t]
             table /= table.sum(axis=0, keepdims=True)
             if trait in HELD:

@@ -64,13 +64,16 @@ FLOORS: dict[str, dict[str, dict[str, float]]] = {
         "given": {"swapped": 1e-6, "nickname": 1e-4, "typo": 2e-4},
         "family": {"part": 1e-5, "typo": 2e-4},
     },
+    "renamed": {"sex": {"male": 0.1}},
+    "namesake": {"sex": {"female": 0.05}},
     "twin": {
         "given": {"nickname": 1e-4, "typo": 2e-3, "initial": 3e-2},
         "birth_order": {"unflagged": 0.7},
     },
 }
-"""Least shares in classes of two people, set by judgement where generated people are too tidy: front-desk telephones,
-borrowed social security numbers, a practice's one e-mail, members that never record a multiple birth."""
+"""Least shares, set by judgement where generated people are too tidy: front-desk telephones, borrowed social security
+numbers, a practice's one e-mail, members that never record a multiple birth, men who change their name, and mothers
+whose daughters bear theirs."""
 FLOOR = 1e-6
 PRIOR_PAIRS = 30.0
 """Weight of the fallback where a class has few pairs, in pairs."""
