@@ -98,7 +98,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
     witnesses = Cosigning(database, parse_witnesses(settings.witnesses), seconds=settings.witness_seconds)
     audit_log = AuditLog(database, clock, settings.fhir_base, Seal.of(settings), on_growth=witnesses.wake)
     members = Directory(database, clock, settings)
-    index = MatchIndex(Model.load(), database.is_sqlite)
+    index = MatchIndex(Model.load(settings.match_model), database.is_sqlite)
     identities = IdentityService(database, index, clock)
     consent_service = ConsentService(
         database,

@@ -64,7 +64,7 @@ def opened() -> Iterator[Opened]:
             database,
             AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings)),
             Directory(database, system_clock, settings),
-            IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), system_clock),
+            IdentityService(database, MatchIndex(Model.load(settings.match_model), database.is_sqlite), system_clock),
         )
     finally:
         database.close()

@@ -18,13 +18,17 @@ import orjson
 import sqlalchemy as sa
 
 from hie.cli.review import review
+from hie.core import schema
+from hie.core.clock import system_clock
 from hie.core.config import Settings
 from hie.core.database import Database
 from hie.core.errors import BadRequest, NotFound
 from hie.mpi import training
 from hie.mpi.comparison import compare, hard_conflict
 from hie.mpi.demographics import Traits, row_of, traits_of_row
+from hie.mpi.index import MatchIndex
 from hie.mpi.model import DEFAULT_PATH, Model, Score
+from hie.mpi.reindexing import Reindexing
 from hie.mpi.tables_match import match_traits
 
 CSV_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -112,6 +116,23 @@ def _progress(step: str) -> None:
 
 
 @mpi.command()
+def reindex() -> None:
+    """Make the match and search indexes anew from the exchange's records, which may go on serving meanwhile."""
+    settings = Settings.load()
+    database = Database(settings.effective_database_url)
+    try:
+        schema.require_current(database)
+        index = MatchIndex(Model.load(settings.match_model), database.is_sqlite)
+        records = Reindexing(database, index, system_clock).run(
+            lambda done, total: _progress(f"{done:,} of {total:,} people")
+        )
+    finally:
+        database.close()
+    _progress("")
+    click.echo(f"{records:,} records indexed.")
+
+
+@mpi.command()
 @click.argument("links", type=CSV_FILE)
 @click.option("--truth", type=CSV_FILE, required=True, help="CSV with record_id and the true person_id.")
 @click.option(
@@ -138,14 +159,12 @@ def evaluate(links: Path, truth: Path, at: float, as_json: bool) -> None:
 @click.argument("a")
 @click.argument("b")
 @click.option("--file", "records", type=CSV_FILE, help="Look both ids up in this CSV instead of the exchange.")
-@click.option(
-    "--model", "model_path", type=CSV_FILE, default=DEFAULT_PATH, help="The model; the shipped one if not given."
-)
+@click.option("--model", "model_path", type=CSV_FILE, help="The model; if not given, the exchange's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
-def explain(a: str, b: str, records: Path | None, model_path: Path, as_json: bool) -> None:
+def explain(a: str, b: str, records: Path | None, model_path: Path | None, as_json: bool) -> None:
     """Say what makes the records A and B (record ids) one person or two, trait by trait in bits."""
     left, right = (_one_of_csv(records, x) if records else _one_of_exchange(x) for x in (a, b))
-    model = Model.load(model_path)
+    model = Model.load(model_path or (None if records else Settings.load().match_model))
     score = model.score(compare(left, right))
     conflict = hard_conflict(left, right)
     if as_json:

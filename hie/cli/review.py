@@ -86,7 +86,7 @@ def _with_stewardship(act: Callable[[Stewardship, AuditLog], None]) -> None:
     database = Database(settings.effective_database_url)
     try:
         require_current(database)
-        stewards = Stewardship(database, MatchIndex(Model.load(), database.is_sqlite), system_clock)
+        stewards = Stewardship(database, MatchIndex(Model.load(settings.match_model), database.is_sqlite), system_clock)
         audit = AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings))
         act(stewards, audit)
         audit.close()

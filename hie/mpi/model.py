@@ -257,8 +257,9 @@ class Model:
         return model
 
     @classmethod
-    def load(cls, path: Path = DEFAULT_PATH) -> Model:
-        """The model of a file; raises ConfigurationError with one line."""
+    def load(cls, path: Path | None = None) -> Model:
+        """The model of a file, or the one that ships; raises ConfigurationError with one line."""
+        path = path or DEFAULT_PATH
         try:
             body = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -105,6 +105,12 @@ def people_by_id(connection: sa.Connection, ids: Collection[str]) -> dict[str, P
     return {row.id: row for row in map(_person_row, connection.execute(_THESE_PEOPLE, {"ids": list(ids)}))}
 
 
+def people_after(connection: sa.Connection, person_id: str, limit: int) -> list[str]:
+    """The next active people in the order of their ids."""
+    query = sa.select(people.c.id).where(people.c.id > person_id, people.c.active).order_by(people.c.id).limit(limit)
+    return list(connection.scalars(query))
+
+
 def merged_ids(connection: sa.Connection, person_id: str) -> list[str]:
     """Ids that now stand for `person_id`, in order."""
     query = sa.select(people.c.id).where(people.c.merged_into == person_id).order_by(people.c.id)
@@ -141,8 +147,7 @@ def write_golden(connection: sa.Connection, person_id: str, patient: Resource | 
         connection.execute(_EMPTY, values)
     else:
         connection.execute(_WRITE_GOLDEN, {**values, "body": patient})
-    connection.execute(_FORGET_TOKENS, {"of_person": person_id})
-    _add_tokens(connection, person_id, patient)
+    write_tokens(connection, person_id, patient)
 
 
 _EMPTY = (
@@ -156,6 +161,12 @@ _EMPTY = (
 )
 _WRITE_GOLDEN = _EMPTY.values(resource=sa.bindparam("body", type_=sa.JSON))
 _FORGET_TOKENS = sa.delete(person_tokens).where(person_tokens.c.person_id == sa.bindparam("of_person"))
+
+
+def write_tokens(connection: sa.Connection, person_id: str, patient: Resource | None) -> None:
+    """What searches find the person by, in place of what was there."""
+    connection.execute(_FORGET_TOKENS, {"of_person": person_id})
+    _add_tokens(connection, person_id, patient)
 
 
 def _add_tokens(connection: sa.Connection, person_id: str, patient: Resource | None) -> None:
