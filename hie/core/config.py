@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     query_deadline_ms: int = Field(default=5000, ge=100, le=120_000)
     consent_default: ConsentDefault = ConsentDefault.PERMIT
     consent_rules: Path | None = None
+    value_sets: Path | None = None
     log_key: SecretStr = SecretStr("")
     witnesses: str = ""
     witness_seconds: float = Field(default=60, ge=0.1, le=86_400)

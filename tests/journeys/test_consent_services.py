@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,6 +225,68 @@ def test_explain_prints_it(world: Exchange, person: str, without_hiv: str) -> No
     wrong = world.run("consent", "explain", "--person", person, "--caller", "nobody", "--purpose", "TREAT", check=False)
     assert wrong.returncode == 1
     assert wrong.stderr.strip() == "hie: There is no member nobody."
+
+
+def test_what_if_replays_past_disclosures(world: Exchange, person: str, without_hiv: str, tmp_path: Any) -> None:
+    assert len(matches(world.records("harbor", "Condition", "h-1").json())) == 1
+    asked = ("consent", "what-if", "--person", person)
+    told = world.run(*asked, "--not-to", "harbor").stdout.splitlines()
+    given, kept = re.findall(r"\d+", told[0])[1:3]
+    assert int(given) == int(kept) > 0
+    assert any("Harbor Hospital (harbor), Dr Rosa Ortiz, TREAT: 1 of 1 kept back" in line for line in told)
+    assert any("by consent, Consent/what-if/_history/1 provision.provision[0]" in line for line in told)
+    assert ", 0 records of 0 disclosures" in world.run(*asked).stdout.replace("; 0", ", 0")
+    file = tmp_path / "consent.json"
+    file.write_text(json.dumps(consent(person, {"type": "deny"}, dateTime="2026-03-01")))
+    assert world.run(*asked, "--consent", str(file), "--since", "2026-01-01").stdout.splitlines()[0] == told[0]
+    wrong = world.run(*asked, "--keep-back", "ODD", check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("hie: --keep-back takes BH, STD")
+
+
+# -- codes that give a sensitivity away
+
+
+def test_the_officer_adds_a_code_after_seeing_what_it_hides(
+    world: Exchange, person: str, without_hiv: str, tmp_path: Any
+) -> None:
+    def conditions() -> list[str]:
+        found = matches(world.records("harbor", "Condition", "h-1").json())
+        return sorted(str(c["code"].get("text", "")) for c in found)
+
+    assert "nothing" in world.run("consent", "codes", "look-up", "icd10cm", "J11.1").stdout
+    assert world.run("consent", "codes", "look-up", "icd10cm", "B20").stdout.strip() == "HIV, STD"
+    pack = tmp_path / "flu.csv"
+    pack.write_text(
+        "# sources: made up\n# date: 2026-11-25\nsystem,kind,code,label,meaning\nname,code,influenza,HIV,for the test\n"
+    )
+    said = world.run("consent", "codes", "report", "--with", str(pack)).stdout
+    assert "1 rows more, 0 rows less" in said
+    assert "looked at 1 people with consents in force: 1 records newly hidden, 0 newly revealed" in said
+    assert f"Patient/{person} Meadow Hospital (meadow) Condition: 1 hidden, 0 revealed" in said
+    assert conditions() == ["Influenza"]
+    row = ("--system", "name", "--code", "influenza", "--label", "HIV")
+    assert "added name code influenza HIV" in world.run("consent", "codes", "add", *row).stdout
+    assert conditions() == []
+    listed = world.run("consent", "codes", "list").stdout
+    assert "officer.csv: 1 rows" in listed
+    back = world.run("consent", "codes", "report", "--without", "officer.csv", "--person", person).stdout
+    assert "0 records newly hidden, 1 newly revealed" in back
+    assert "took back" in world.run("consent", "codes", "take-back", *row).stdout
+    assert conditions() == ["Influenza"]
+    office = world.token("privacy", "system/AuditEvent.rs", "HOPERAT")
+    log = world.call("GET", "/fhir/AuditEvent", office, params={"_count": "500"}).text
+    assert "Sensitivity code added: name code influenza HIV" in log
+    assert "Sensitivity code taken back: name code influenza HIV" in log
+
+
+def test_recall_is_printed_by_category(world: Exchange) -> None:
+    told = world.run("consent", "codes", "recall").stdout.splitlines()
+    assert told[0].split() == ["label", "system", "codes", "by", "code", "with", "words", "list"]
+    assert any(line.startswith("HIV       icd10cm") and "100%" in line for line in told)
+    wrong = world.run("consent", "codes", "add", "--system", "icd11", "--code", "X1", "--label", "HIV", check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("hie: The code has a system that is none of")
 
 
 # -- Part 2
