@@ -194,6 +194,13 @@ class ConsentService:
             row = connection.execute(query).one_or_none()
         return _stored(row) if row else None
 
+    def history(self, consent_id: str) -> list[StoredConsent]:
+        """Every version of a consent, the newest first; none where it never was."""
+        columns = consent_versions.c
+        query = sa.select(consent_versions).where(columns.consent_id == consent_id).order_by(columns.version.desc())
+        with self._database.read() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
     def search(
         self,
         person_ids: Sequence[str] | None,
