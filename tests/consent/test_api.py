@@ -1,6 +1,7 @@
 """`/fhir/Consent` (PCF ITI-108) as a privacy office, a member's system and a stranger see it."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -286,6 +287,23 @@ def test_what_it_permits_and_denies_is_said_in_plain_words_when_filing(client):
         "About the records of Lakeside Hospital alone. Shares everything. "
         "Except: Does not share records about HIV. It is in force."
     ]
+
+
+PUBLISHED = sorted((Path(__file__).parent / "cases" / "pcf" / "resources").glob("Consent-*.json"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem.removeprefix("Consent-ex-"))
+def test_every_published_consent_of_the_three_pcf_profiles_is_taken(client, path):
+    """Basic, intermediate and advanced; the example's patient and organization become the exchange's own."""
+    body = json.loads(path.read_text())
+    body["patient"] = {"reference": "Patient/p1"}
+    if "organization" in body:
+        body["organization"] = custodian("lakeside")
+    told = send(client, "POST", "/fhir/Consent", body, Prefer="return=OperationOutcome")
+    assert told.status_code == 201, told.json
+    assert told.json["issue"][0]["diagnostics"].startswith("About the records of ")
+    consent_id = told.headers["Location"].split("/")[-3]
+    assert send(client, "GET", f"/fhir/Consent/{consent_id}").json["meta"]["versionId"] == "1"
 
 
 def test_the_history_has_every_version_the_newest_first(client, audit):
