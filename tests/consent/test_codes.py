@@ -2,6 +2,7 @@
 
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.resources import files
 
@@ -99,6 +100,13 @@ def test_the_officer_adds_and_takes_back_a_code_in_every_process(folder):
     other.take_back(ZOSTER, DAY)
     assert mine.officers() == ()
     assert mine.current().of_code(ICD10CM, "B02.2") == set()
+
+
+def test_two_officers_at_once_lose_nothing(folder):
+    rows = [ZOSTER._replace(code=f"B{number}") for number in range(10, 30)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda row: CodeSets(folder).add(row, DAY), rows))
+    assert set(CodeSets(folder).officers()) == set(rows)
 
 
 def test_what_the_officer_may_not_add(folder):
