@@ -113,18 +113,18 @@ class CodeSets:
         os.replace(name, self._folder / OFFICERS)
 
     def _refresh(self) -> None:
-        if self._look() == self._signature:
-            return
-        with self._lock:
-            seen = self._look()
-            if seen == self._signature:
+        try:
+            if self._look() == self._signature:
                 return
-            try:
+            with self._lock:
+                seen = self._look()
+                if seen == self._signature:
+                    return
+                self._signature = seen
                 self._files = (*packaged(), *self._read())
                 self._sets = sets_of(self._files)
-            except ConfigurationError as wrong:
-                log.error("value sets", extra={"reason": wrong.message})
-            self._signature = seen
+        except ConfigurationError as wrong:
+            log.error("value sets", extra={"reason": wrong.message})
 
     def _look(self) -> _Signature:
         try:
@@ -132,6 +132,8 @@ class CodeSets:
                 stats = [_signed(entry) for entry in found if entry.name.endswith(".csv")]
         except FileNotFoundError:
             return ()
+        except OSError:
+            raise ConfigurationError(f"{self._folder}: cannot be read as a folder of value sets.") from None
         return tuple(sorted(stats))
 
     def _read(self) -> list[CodeFile]:

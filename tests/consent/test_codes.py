@@ -79,6 +79,12 @@ def test_a_wrong_pack_stops_the_start(folder):
         CodeSets(folder)
 
 
+def test_a_folder_that_is_none_stops_the_start(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be read as a folder"):
+        CodeSets(tmp_path / "file")
+
+
 def test_a_pack_that_goes_wrong_leaves_the_codes_that_were_in_force(folder, caplog):
     (folder / "zoster.csv").write_text(pack(ZOSTER))
     held = CodeSets(folder)
