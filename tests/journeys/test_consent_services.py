@@ -196,20 +196,34 @@ def test_decide_is_for_the_privacy_office_and_logged(world: Exchange, person: st
     assert "Decision explained; nothing released" in json.dumps(log)
 
 
-def test_the_consult_hook_answers_from_the_policy(world: Exchange, person: str, without_hiv: str) -> None:
-    context = {"patientId": [{"system": "urn:oid:2.999.5.1", "value": "h-1"}], "purposeOfUse": "TREAT"}
+def consulted(world: Exchange, **context: Any) -> tuple[int, dict[str, Any]]:
     body = {"hook": "patient-consent-consult", "hookInstance": "1", "context": context}
-    reply = world.call(
-        "POST",
-        "/cds-services/patient-consent-consult",
-        world.token("privacy", *OFFICE),
-        data=json.dumps(body),
-        headers={"Content-Type": "application/json"},
-    )
-    (card,) = reply.json()["cards"]
-    assert card["extension"]["decision"] == "CONSENT_PERMIT"
+    token = world.token("privacy", *OFFICE)
+    reply = world.call("POST", "/cds-services/patient-consent-consult", token, json=body)
+    return reply.status_code, reply.json()
+
+
+def test_the_consult_hook_answers_from_the_policy(world: Exchange, person: str, without_hiv: str) -> None:
+    (service,) = world.call("GET", "/cds-services").json()["services"]
+    assert service["hook"] == service["id"] == "patient-consent-consult"
+    marta = [{"system": "urn:oid:2.999.5.1", "value": "h-1"}]
+    status, answer = consulted(world, patientId=marta, purposeOfUse="TREAT")
+    assert status == 200
+    (card,) = answer["cards"]
+    assert card["summary"] == card["extension"]["decision"] == "CONSENT_PERMIT"
     (obligation,) = card["extension"]["obligations"]
+    assert obligation["id"] == {"system": ACT_CODE, "code": "REDACT"}
     assert obligation["parameters"]["codes"] == [{"system": ACT_CODE, "code": "HIV"}]
+
+
+def test_the_consult_hook_takes_every_form_of_the_shares_schema(world: Exchange, person: str, without_hiv: str) -> None:
+    marta, actor = [{"value": f"Patient/{person}"}], [{"value": "Organization/harbor"}]
+    for purposes in ({}, {"purposeOfUse": []}, {"purposeOfUse": ["TREAT", "HOPERAT"]}, {"purposeOfUse": "TREAT"}):
+        status, answer = consulted(world, patientId=marta, actor=actor, **purposes)
+        assert (status, answer["cards"][0]["summary"]) == (200, "CONSENT_PERMIT")
+    assert consulted(world, patientId=[{"value": "Patient/nobody"}], actor=actor)[0] == 404
+    assert consulted(world, patientId=marta, actor=actor, purposeOfUse=["FUN"])[0] == 400
+    assert consulted(world, actor=actor)[0] == 400
 
 
 def test_explain_prints_it(world: Exchange, person: str, without_hiv: str) -> None:
