@@ -20,7 +20,8 @@ from hie.gateway.recoding import Recoder, Report
 from hie.gateway.services import current
 
 MOST_PEOPLE = 50
-"""People a report on the page looks at; `hie consent codes report` looks at more."""
+MOST_SECONDS = 15.0
+"""How many people, for how long, a report on the page looks at; `hie consent codes report` looks at more."""
 
 SYSTEM_NAMES = {
     "icd10cm": "ICD-10-CM",
@@ -64,7 +65,7 @@ def change() -> ResponseReturnValue:
         return _page(row, mistakes={"code": f"The code {wrong}."}), 400
     if request.form.get("act") != "add":
         report = Recoder(current().release, current().consents, current().identity).report(
-            people.caller(), current().codes.with_row(row), request_id(), most=MOST_PEOPLE
+            people.caller(), current().codes.with_row(row), request_id(), most=MOST_PEOPLE, seconds=MOST_SECONDS
         )
         return _page(row, report=report)
     if row[:4] in {one[:4] for one in current().codes.officers()}:
@@ -142,5 +143,4 @@ def _page(
         kind_names=KIND_NAMES,
         labels=[(code, f"{words[0].upper()}{words[1:]} ({code})") for code, words in _BY_WORDS],
         label_words=SENSITIVITIES,
-        most=MOST_PEOPLE,
     )

@@ -6,6 +6,8 @@ each look at a person is an entry of the log.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -33,7 +35,7 @@ class Report:
     short: tuple[str, ...]
     """Organizations that did not answer in full, so that there may be more."""
     left_out: int
-    """People with consents beyond the most that one report looks at."""
+    """People with consents that were not looked at: beyond the most, or the time, of one report."""
 
     @property
     def hidden(self) -> int:
@@ -61,24 +63,32 @@ class Recoder:
         somebody: Somebody = ANYBODY,
         person_ids: Iterable[str] = (),
         most: int = MOST_PEOPLE,
+        seconds: float = math.inf,
     ) -> Report:
-        """What `sets` in place of those in force would change; without `person_ids`, for all with consents."""
+        """What `sets` in place of those in force would change; without `person_ids`, for all with consents.
+
+        Nobody more is looked at after so many `seconds`.
+        """
+        stop_at = time.monotonic() + seconds
         people = list(dict.fromkeys(self._people(person_ids)))
-        found = [
-            self._release.recode(
-                caller,
-                person_id,
-                somebody,
-                CLINICAL_TYPES,
-                sets,
-                query="code change report",
-                request_id=request_id,
+        found: list[Recoding] = []
+        for person_id in people[:most]:
+            if time.monotonic() > stop_at:
+                break
+            found.append(
+                self._release.recode(
+                    caller,
+                    person_id,
+                    somebody,
+                    CLINICAL_TYPES,
+                    sets,
+                    query="code change report",
+                    request_id=request_id,
+                )
             )
-            for person_id in people[:most]
-        ]
         short = sorted({name for one in found for name in one.short})
         changed = tuple(one for one in found if one.changes)
-        return Report(len(found), changed, tuple(short), max(0, len(people) - most))
+        return Report(len(found), changed, tuple(short), len(people) - len(found))
 
     def _people(self, person_ids: Iterable[str]) -> Iterator[str]:
         named = tuple(person_ids)

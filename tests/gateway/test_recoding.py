@@ -88,6 +88,16 @@ def test_nobody_without_a_consent_is_looked_at_and_an_unknown_person_is_said(
         recoder.report(office(), codes.current(), "r-1", person_ids=["nobody"])
 
 
+def test_who_is_left_out_for_number_or_time_is_counted(
+    services: Services, make: Make, person: str, codes: CodeSets
+) -> None:
+    file(services, person)
+    recoder = Recoder(make(codes=codes.current), services.consents, services.identity)
+    for bound in ({"most": 0}, {"seconds": -1.0}):
+        found = recoder.report(office(), codes.with_row(ZOSTER), "r-1", **bound)  # type: ignore[arg-type]
+        assert (found.people, found.left_out) == (0, 1)
+
+
 def test_an_organization_that_does_not_answer_is_said_to_be_missing(
     services: Services, make: Make, members: Members, person: str, codes: CodeSets
 ) -> None:
