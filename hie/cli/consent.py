@@ -54,6 +54,17 @@ def explain(person: str, named: str, purposes: tuple[str, ...], types: tuple[str
     click.echo(orjson.dumps(answer_of(preview), option=orjson.OPT_INDENT_2) if as_json else "\n".join(_told(preview)))
 
 
+@consent.command("without-effect")
+@click.option("--most", default=100, show_default=True)
+def without_effect(most: int) -> None:
+    """Active consents that say neither permit nor deny, or about what: each is work for the privacy officer."""
+    with exchange() as services:
+        for stored in services.consents.without_effect(most):
+            click.echo(f"{stored.reference} Patient/{stored.person_id}, filed by {stored.author_organization}")
+            for sentence in stored.warnings:
+                click.echo(f"  {sentence}")
+
+
 def _check(purposes: tuple[str, ...], types: tuple[str, ...]) -> None:
     for purpose in purposes:
         if purpose not in KNOWN:
