@@ -21,12 +21,14 @@ from hie.gateway.replay import Replay
 from hie.gateway.services import current
 from hie.mpi.identity import Person
 
+_MOST_ITEMS = 100
 PURPOSES = ("TREAT", "ETREAT", "HPAYMT", "HOPERAT", "PUBHLTH", "BTG")
 
 
 def register(blueprint: Blueprint) -> None:
     """Add these routes."""
     blueprint.get("/privacy/consents", endpoint="consents")(find)
+    blueprint.get("/privacy/consents/without-effect", endpoint="consents_without_effect")(without_effect)
     blueprint.get("/privacy/consents/<person_id>", endpoint="person_consents")(show)
     blueprint.post("/privacy/consents/<person_id>/preview", endpoint="consent_preview")(preview)
     blueprint.post("/privacy/consents/<person_id>", endpoint="file_consent")(file)
@@ -36,6 +38,24 @@ def register(blueprint: Blueprint) -> None:
 def find() -> ResponseReturnValue:
     people.require_role(Role.PRIVACY_OFFICER)
     return redirect(url_for("console.find_patient", to="consents"), 303)
+
+
+def without_effect() -> ResponseReturnValue:
+    """The work items: consents that somebody filed and that decide nothing."""
+    people.require_role(Role.PRIVACY_OFFICER)
+    held = current().consents.without_effect(_MOST_ITEMS)
+    found = [(stored, current().identity.person(stored.person_id)) for stored in held]
+    for stored, person in found:
+        if person is not None:
+            choices.record_references(person.id, (stored.reference,))
+    return render_template(
+        "console/privacy/without_effect.html",
+        items=[
+            (stored, wording.name(person.resource) if person else "Unnamed patient", person, stored.warnings)
+            for stored, person in found
+        ],
+        filed_by=choices.organization_name,
+    )
 
 
 def show(person_id: str) -> ResponseReturnValue:

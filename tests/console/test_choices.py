@@ -20,7 +20,9 @@ from fixtures.ehr import Records, serve
 from hie.app import create_app
 from hie.audit.query import AuditQuery
 from hie.core import schema
+from hie.core.caller import Caller, Role
 from hie.core.config import Environment, Settings
+from hie.core.scopes import Scopes
 from hie.gateway import manifest
 from hie.gateway.services import Services
 from hie.mpi.identity import Identifier
@@ -357,10 +359,40 @@ def test_the_officer_adds_a_code_after_seeing_what_it_hides(town: Town, viewport
     assert conditions_at_the_er(town) == ["Hypothyroidism"]
 
 
+def test_a_consent_that_says_nothing_waits_for_the_officer(town: Town) -> None:
+    page = town.enter(OFFICER, PHONE)
+    page.goto("/privacy/consents")
+    page.get_by_role("link", name="Consents without effect").click()
+    expect(page.get_by_text("There is none.")).to_be_visible()
+    vague = {
+        "resourceType": "Consent",
+        "status": "active",
+        "scope": {"coding": [{"code": "patient-privacy"}]},
+        "category": [{"coding": [{"code": "59284-0"}]}],
+        "dateTime": "2026-01-01",
+        "provision": {"purpose": [{"code": "TREAT"}]},
+    }
+    asking = Caller("lakeside", NAMES["lakeside"], Role.MEMBER, frozenset({"TREAT"}), Scopes(), "s")
+    town.services.consents.create(vague, town.person, asking)
+    page.reload()
+    expect(page.get_by_text("Neither provision.type nor policyRule says permit or deny")).to_be_visible()
+    looks_right(page, "officer-without-effect")
+    page.get_by_role("link", name="Marta Lindqvist").click()
+    page.get_by_role("button", name="Revoke").click()
+    page.goto("/privacy/consents/without-effect")
+    expect(page.get_by_text("There is none.")).to_be_visible()
+
+
 def test_the_officers_pages_are_for_officers(town: Town) -> None:
     for email in (PHYSICIAN, ADMINISTRATOR):
         page = town.enter(email)
-        for path in ("/privacy/consents", f"/privacy/consents/{town.person}", "/privacy/codes", "/my-record/choices"):
+        for path in (
+            "/privacy/consents",
+            f"/privacy/consents/{town.person}",
+            "/privacy/codes",
+            "/privacy/consents/without-effect",
+            "/my-record/choices",
+        ):
             reply = page.goto(path)
             assert reply is not None
             assert reply.status == 403
