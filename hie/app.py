@@ -17,6 +17,7 @@ from hie.audit.statistics import LogStatistics
 from hie.audit.thresholds import Thresholds
 from hie.audit.verify import Wrong, own_mark, verify
 from hie.consent import rules
+from hie.consent.codes import FOLDER, CodeSets
 from hie.consent.service import ConsentService
 from hie.console import console
 from hie.core.clock import Clock, system_clock
@@ -108,6 +109,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         lambda: frozenset(m.id for m in members.members() if m.part2),
         rules=rules.load(settings.consent_rules, settings.home),
     )
+    codes = CodeSets(settings.value_sets or settings.home / FOLDER)
     key = signing_key(settings.home)  # read now: a damaged key file stops the start with a sentence
     transport = Transport(development=settings.development, signing_key=lambda: key)
     portal = Portal(database, clock, identities)
@@ -124,6 +126,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         audit=audit_log,
         transport=transport,
         gateway_ids=GatewayIds(database, master_key.derive("gateway-ids")),
+        codes=codes.current,
     )
     return Services(
         settings=settings,
@@ -134,6 +137,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         identity=identities,
         stewardship=Stewardship(database, index, clock),
         consents=consent_service,
+        codes=codes,
         audit=audit_log,
         release=release,
         portal=portal,

@@ -5,15 +5,13 @@ from __future__ import annotations
 import click
 import orjson
 
-from hie.app import build_services
-from hie.core import schema
-from hie.core.caller import EXCHANGE, Caller, Role
-from hie.core.config import Settings
+from hie.cli.consent_codes import codes
+from hie.cli.consent_replay import what_if
+from hie.cli.officer import exchange, officer
 from hie.core.errors import BadRequest
 from hie.core.fhir import CLINICAL_TYPES
 from hie.core.ids import new_id
 from hie.core.purposes import KNOWN
-from hie.core.scopes import Scopes
 from hie.gateway.api.decide import answer_of, provision_of
 from hie.gateway.preview import Because, Preview, SourcePreview, somebody
 
@@ -21,6 +19,10 @@ from hie.gateway.preview import Because, Preview, SourcePreview, somebody
 @click.group()
 def consent() -> None:
     """What may be released, and why."""
+
+
+consent.add_command(codes)
+consent.add_command(what_if)
 
 
 @consent.command()
@@ -35,12 +37,9 @@ def explain(person: str, named: str, purposes: tuple[str, ...], types: tuple[str
     For privacy officers. Nothing is released by it, and the question is written to the disclosure log.
     """
     _check(purposes, types)
-    settings = Settings.load()
-    services = build_services(settings)
-    try:
-        schema.require_current(services.database)
+    with exchange() as services:
         preview = services.release.preview(
-            _officer(),
+            officer(),
             person,
             somebody(
                 services.directory,
@@ -52,11 +51,18 @@ def explain(person: str, named: str, purposes: tuple[str, ...], types: tuple[str
             query=f"hie consent explain --caller {named}",
             request_id=new_id(),
         )
-    finally:
-        services.release.close()
-        services.audit.close()
-        services.database.close()
     click.echo(orjson.dumps(answer_of(preview), option=orjson.OPT_INDENT_2) if as_json else "\n".join(_told(preview)))
+
+
+@consent.command("without-effect")
+@click.option("--most", default=100, show_default=True)
+def without_effect(most: int) -> None:
+    """Active consents that say neither permit nor deny, or about what: each is work for the privacy officer."""
+    with exchange() as services:
+        for stored in services.consents.without_effect(most):
+            click.echo(f"{stored.reference} Patient/{stored.person_id}, filed by {stored.author_organization}")
+            for sentence in stored.warnings:
+                click.echo(f"  {sentence}")
 
 
 def _check(purposes: tuple[str, ...], types: tuple[str, ...]) -> None:
@@ -66,19 +72,6 @@ def _check(purposes: tuple[str, ...], types: tuple[str, ...]) -> None:
     for kind in types:
         if kind not in CLINICAL_TYPES:
             raise BadRequest(f"--type must be one of {', '.join(CLINICAL_TYPES)}.")
-
-
-def _officer() -> Caller:
-    """Whoever may run commands on the exchange's host acts for its privacy office."""
-    return Caller(
-        organization=EXCHANGE,
-        organization_name="The exchange",
-        role=Role.PRIVACY_OFFICER,
-        purposes=frozenset({"HOPERAT"}),
-        scopes=Scopes(),
-        session="command-line",
-        subject_name="Command line",
-    )
 
 
 def _told(preview: Preview) -> list[str]:

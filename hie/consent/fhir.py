@@ -83,7 +83,9 @@ def compile_consent(resource: Resource, version: int, person_id: str) -> Compile
         notes.append("An organization cannot be resolved: the consent's denials count everywhere, its permits nowhere.")
     verified = not any(v.get("verified") is False for v in _dicts(resource.get("verification")))
     if not verified:
-        notes.append("The consent is not verified: its permits do not count, its denials do.")
+        notes.append(
+            "The consent is not verified: its permits do not count, its denials do, and it takes the place of no other."
+        )
     return Compiled(
         id=str(resource.get("id", "")),
         version=version,

@@ -10,27 +10,21 @@ way (`reached`): consents go by all labels, the rules of section 5 by what is sa
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.resources import files
 from typing import Any
 
+from hie.consent.code_files import NAMES, SYSTEMS, Row, packaged
 from hie.consent.fhir import period, span
 from hie.consent.policy import SELF_PAY, ResourceView, Span, actor_key, default_confidentiality
 from hie.consent.vocabulary import (
     ACT_CODE,
     CONFIDENTIALITY,
-    CPT,
-    HCPCS,
     ICD9CM,
     ICD10CM,
-    LOINC,
     RANK,
-    RXNORM,
-    SNOMED,
     label_of,
     system_of,
 )
@@ -39,15 +33,6 @@ from hie.core.fhir import Resource, local_reference
 Label = tuple[str, str]
 Labels = frozenset[Label]
 
-_SYSTEMS = {
-    "icd10cm": ICD10CM,
-    "icd9cm": ICD9CM,
-    "snomed": SNOMED,
-    "loinc": LOINC,
-    "rxnorm": RXNORM,
-    "cpt": CPT,
-    "hcpcs": HCPCS,
-}
 _NO_LABELS: Labels = frozenset()
 _NONE = frozenset[str]()
 _NESTED = (dict, list)
@@ -98,6 +83,8 @@ class ValueSets:
     exact: Mapping[tuple[str, str], frozenset[str]]
     prefixes: Mapping[tuple[str, str], frozenset[str]]
     ranges: Mapping[str, tuple[tuple[str, str, str], ...]]
+    patterns: Mapping[tuple[str, str], re.Pattern[str]]
+    """(system, label) -> what the codes begin like."""
     names: Mapping[str, frozenset[str]]
     words: re.Pattern[str]
 
@@ -110,6 +97,7 @@ class ValueSets:
         for low, high, label in self.ranges.get(system, ()):
             if low <= code[: len(low)] <= high:
                 found.add(label)
+        found.update(label for (of, label), wanted in self.patterns.items() if of == system and wanted.match(code))
         return frozenset(found)
 
     def of_name(self, text: str) -> frozenset[str]:
@@ -120,41 +108,36 @@ class ValueSets:
 
 @cache
 def value_sets() -> ValueSets:
-    """The exchange's value sets; a file that cannot be read stops the process that first needs it."""
-    folder = files("hie.consent") / "valuesets"
-    rows = [
-        row
-        for file in sorted(folder.iterdir(), key=lambda f: f.name)
-        if file.name.endswith(".csv")
-        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())
-    ]
-    return build(rows)
+    """The exchange's own value sets."""
+    return build(row for file in packaged() for row in file.rows)
 
 
-def build(rows: Iterable[Mapping[str, str]]) -> ValueSets:
-    """Value sets from rows of system, kind (`code`, `prefix`, `range`), code and label.
-
-    A range is written `low..high`; the system `name` stands for names of drugs.
-    """
+def build(rows: Iterable[Row]) -> ValueSets:
+    """Value sets from rows, which have been found right."""
     exact: dict[tuple[str, str], frozenset[str]] = {}
     prefixes: dict[tuple[str, str], frozenset[str]] = {}
     ranges: dict[str, tuple[tuple[str, str, str], ...]] = {}
+    patterns: dict[tuple[str, str], list[str]] = {}
     names: dict[str, frozenset[str]] = {}
     for row in rows:
-        code, label = row["code"].strip(), frozenset({row["label"]})
-        if row["system"] == "name":
-            names[code.lower()] = names.get(code.lower(), frozenset()) | label
+        label = frozenset({row.label})
+        if row.system == NAMES:
+            names[row.code.lower()] = names.get(row.code.lower(), frozenset()) | label
             continue
-        system = _SYSTEMS[row["system"]]
-        if row["kind"] == "range":
-            low, high = (_spelled(system, end) for end in code.split(".."))
-            ranges[system] = (*ranges.get(system, ()), (low, high, row["label"]))
+        system = SYSTEMS[row.system]
+        if row.kind == "range":
+            low, high = (_spelled(system, end) for end in row.code.split(".."))
+            ranges[system] = (*ranges.get(system, ()), (low, high, row.label))
+        elif row.kind == "pattern":
+            wanted = re.escape(_spelled(system, row.code)).replace(r"\?", ".")
+            patterns.setdefault((system, row.label), []).append(wanted)
         else:
-            table = {"code": exact, "prefix": prefixes}[row["kind"]]
-            key = system, _spelled(system, code)
+            table = {"code": exact, "prefix": prefixes}[row.kind]
+            key = system, _spelled(system, row.code)
             table[key] = table.get(key, frozenset()) | label
     words = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b" if names else r"(?!)", re.IGNORECASE)
-    return ValueSets(exact, prefixes, ranges, names, words)
+    begun = {key: re.compile("|".join(wanted)) for key, wanted in patterns.items()}
+    return ValueSets(exact, prefixes, ranges, begun, names, words)
 
 
 def views(

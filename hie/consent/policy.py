@@ -736,10 +736,14 @@ def _in_future(consent: Compiled, now: datetime) -> bool:
 
 
 def _superseded(consent: Compiled, group: Iterable[Compiled]) -> bool:
-    """Dates may be partial: a consent gives way only to one that is certainly newer, else both count."""
+    """Dates may be partial: a consent gives way only to one that is certainly newer, else both count.
+
+    One that is not verified supersedes nothing: the permits of such a consent do not count, and to take back another's
+    denial would be to permit. Its denials count beside the others.
+    """
     end = consent.dated.end if consent.dated else None
     for other in group:
-        start = other.dated.start if other.dated else None
+        start = other.dated.start if other.dated and other.verified else None
         if start is not None and (consent.dated is None or (end is not None and start > end)):
             return True
     return False
@@ -958,7 +962,8 @@ def _may_cover_part2(consent: Compiled, member_id: str) -> bool:
 
 def _could_withhold(policy: PersonPolicy, request: Request, group: PurposeGroup, member_id: str) -> bool:
     if _asks_for_own(policy, request, group):
-        return not _is_patient(policy, request)
+        # Psychotherapy notes go on to the gates, which may refuse a patient in another role.
+        return not _is_patient(policy, request) or _gate(policy, request, group) is not None
     if policy.unreadable or request.role is Role.PAYER or _gate(policy, request, group) is not None:
         return True
     possible = [_possible(c, request, group, member_id) for c in policy.governing(member_id, request.now)]

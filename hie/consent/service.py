@@ -194,6 +194,13 @@ class ConsentService:
             row = connection.execute(query).one_or_none()
         return _stored(row) if row else None
 
+    def history(self, consent_id: str) -> list[StoredConsent]:
+        """Every version of a consent, the newest first; none where it never was."""
+        columns = consent_versions.c
+        query = sa.select(consent_versions).where(columns.consent_id == consent_id).order_by(columns.version.desc())
+        with self._database.read() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
     def search(
         self,
         person_ids: Sequence[str] | None,
@@ -215,6 +222,19 @@ class ConsentService:
             query = query.where(consent_versions.c.consent_id > after)
         with self._database.read() as connection:
             return [_stored(row) for row in connection.execute(query)]
+
+    def without_effect(self, limit: int) -> list[StoredConsent]:
+        """Active consents that say nothing the evaluator can go by, at most `limit`: each is work for the officer.
+
+        Neither their provision nor their policy rule says permit or deny, or they are about neither privacy nor
+        research (CONSENT.md section 3). Filed again or ended, they are gone from here.
+        """
+        found: list[StoredConsent] = []
+        after: str | None = None
+        while len(found) < limit and (page := self.search(None, statuses=["active"], limit=500, after=after)):
+            found += [stored for stored in page if _says_nothing(stored)]
+            after = page[-1].id
+        return found[:limit]
 
     def _store(self, connection: sa.Connection, filing: _Filing, consent: Resource, also: Also) -> StoredConsent:
         now = self._clock()
@@ -306,6 +326,11 @@ _KEY = (
     consent_versions.c.filed_system,
     consent_versions.c.filed_value,
 )
+
+
+def _says_nothing(stored: StoredConsent) -> bool:
+    compiled = compile_consent(stored.resource, stored.version, stored.person_id)
+    return compiled.root is None or compiled.scope is None
 
 
 def _filed_for(row: sa.Row[Any]) -> RecordId | None:

@@ -136,7 +136,11 @@ def revoke(stored: StoredConsent) -> StoredConsent:
 
 def record_shown(person_id: str, shown: list[Shown]) -> None:
     """Reading consents is in the log too, before they are shown."""
-    references = tuple(one.stored.reference for one in shown)
+    record_references(person_id, tuple(one.stored.reference for one in shown))
+
+
+def record_references(person_id: str, references: tuple[str, ...]) -> None:
+    """Consents of a person that a page shows, in the log before it shows them."""
     current().audit.record(_event("E", "shown", person_id, references))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -16,15 +17,18 @@ from hie.core.fhir import CLINICAL_TYPES
 from hie.core.purposes import DISPLAY
 from hie.gateway.api.context import request_id
 from hie.gateway.preview import Preview, Somebody, somebody
+from hie.gateway.replay import Replay
 from hie.gateway.services import current
 from hie.mpi.identity import Person
 
+_MOST_ITEMS = 100
 PURPOSES = ("TREAT", "ETREAT", "HPAYMT", "HOPERAT", "PUBHLTH", "BTG")
 
 
 def register(blueprint: Blueprint) -> None:
     """Add these routes."""
     blueprint.get("/privacy/consents", endpoint="consents")(find)
+    blueprint.get("/privacy/consents/without-effect", endpoint="consents_without_effect")(without_effect)
     blueprint.get("/privacy/consents/<person_id>", endpoint="person_consents")(show)
     blueprint.post("/privacy/consents/<person_id>/preview", endpoint="consent_preview")(preview)
     blueprint.post("/privacy/consents/<person_id>", endpoint="file_consent")(file)
@@ -34,6 +38,24 @@ def register(blueprint: Blueprint) -> None:
 def find() -> ResponseReturnValue:
     people.require_role(Role.PRIVACY_OFFICER)
     return redirect(url_for("console.find_patient", to="consents"), 303)
+
+
+def without_effect() -> ResponseReturnValue:
+    """The work items: consents that somebody filed and that decide nothing."""
+    people.require_role(Role.PRIVACY_OFFICER)
+    held = current().consents.without_effect(_MOST_ITEMS)
+    found = [(stored, current().identity.person(stored.person_id)) for stored in held]
+    for stored, person in found:
+        if person is not None:
+            choices.record_references(person.id, (stored.reference,))
+    return render_template(
+        "console/privacy/without_effect.html",
+        items=[
+            (stored, wording.name(person.resource) if person else "Unnamed patient", person, stored.warnings)
+            for stored, person in found
+        ],
+        filed_by=choices.organization_name,
+    )
 
 
 def show(person_id: str) -> ResponseReturnValue:
@@ -62,6 +84,8 @@ def file(person_id: str) -> ResponseReturnValue:
     choice, mistakes = choices.form_choice(request.form)
     if mistakes:
         return _page(person, choice=choice, mistakes=mistakes), 400
+    if request.form.get("act") == "replay":
+        return _page(person, choice=choice, replay=_replayed(person, choice))
     stored = choices.file(choice, person.id, {"reference": f"Patient/{person.id}"})
     flash(f"Filed as version {stored.version}. It counts from now on.")
     return redirect(url_for("console.person_consents", person_id=person.id), 303)
@@ -75,6 +99,18 @@ def revoke(person_id: str, consent_id: str) -> ResponseReturnValue:
     choices.revoke(stored)
     flash("Revoked. It does not count any more; every version of it is kept.")
     return redirect(url_for("console.person_consents", person_id=person.id), 303)
+
+
+def _replayed(person: Person, choice: Choice) -> Replay:
+    """What the last year's disclosures would be under a choice."""
+    return current().release.replay(
+        people.caller(),
+        person.id,
+        choices.with_choice(choice, person.id),
+        current().clock() - timedelta(days=365),
+        query="console consent what-if",
+        request_id=request_id(),
+    )
 
 
 def _person(person_id: str) -> Person:
@@ -105,6 +141,7 @@ def _page(
     mistakes: dict[str, str] | None = None,
     preview: Preview | None = None,
     asked: Any = None,
+    replay: Replay | None = None,
 ) -> str:
     shown = choices.shown_consents(person.id)
     choices.record_shown(person.id, shown)
@@ -117,6 +154,7 @@ def _page(
         mistakes=mistakes or {},
         preview=preview,
         asked=asked or {},
+        replay=replay,
         kinds=choices.KINDS,
         categories=CATEGORIES,
         rules=choices.RULES,

@@ -11,6 +11,7 @@ from flask_wtf.csrf import CSRFError
 
 from hie.audit import words
 from hie.console import (
+    codes,
     consents,
     disclosures,
     emergency,
@@ -46,6 +47,7 @@ _PAGES = (
     log_health,
     who_looked,
     consents,
+    codes,
     my_choices,
     joining,
 )

@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from hie.consent.choices import CATEGORIES, EMERGENCIES_ONLY, SHARE_ALL, Choice, choice_of
 from hie.consent.plain import CLASSES
+from hie.consent.policy import Default, default_of
 from hie.console import choices, people, wording
 from hie.console.protection import limiter
 from hie.core.caller import Role
@@ -19,6 +20,14 @@ from hie.gateway.portal import Relation
 from hie.gateway.preview import Preview, may_ask
 from hie.gateway.services import current
 from hie.mpi.identity import Person
+
+_RULES = {
+    Default.NORMAL: "organizations may see these records for treatment, payment and their own operations",
+    Default.TREATMENT: "organizations may see these records for treatment alone",
+    Default.BREAK_GLASS_ONLY: "nobody sees these records but a clinician in an emergency, with a reason",
+    Default.DENY: "nobody sees these records unless the patient says so, but for a clinician in an emergency",
+}
+"""What holds where the patient has made no choice, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -145,4 +154,13 @@ def _page(
         rules=choices.RULES,
         kinds_of_record=CLASSES,
         members=[(m.id, m.name) for m in current().directory.members()],
+        rule=_RULES[default_of(current().settings.consent_default.value)],
+        other_rules=_other_rules(),
     )
+
+
+def _other_rules() -> list[tuple[str, str]]:
+    """Names of the organizations whose own rule is another than the exchange's, and that rule in words."""
+    exchange = default_of(current().settings.consent_default.value)
+    own = [(m.name, default_of(m.consent_default)) for m in current().directory.members() if m.consent_default]
+    return [(name, _RULES[default]) for name, default in own if default is not exchange]

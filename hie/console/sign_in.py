@@ -55,6 +55,7 @@ _WHO_LOOKED = PageLink("console.who_looked", "Who looked", "Who saw your records
 _CONSENTS = PageLink(
     "console.consents", "Consents", "A patient's privacy choices in plain words, and what they let others see."
 )
+_CODES = PageLink("console.codes", "Codes", "Which codes make a record sensitive, and what a new one would hide.")
 _MY_CHOICES = PageLink("console.my_choices", "My choices", "Who may see which of your records.")
 _STEWARDSHIP = PageLink(
     "console.review", "Review", "Records that may be one person, or may have been linked by mistake."
@@ -64,7 +65,7 @@ _PAGES = {
     Role.CLINICIAN: (_EMERGENCY, _QUESTIONS),
     Role.MEMBER_ADMIN: (_OWN_ORGANIZATION,),
     Role.OPERATOR: (_MEMBERS,),
-    Role.PRIVACY_OFFICER: (_DISCLOSURES, _QUEUE, _CONSENTS, _REPORTS, _LOG),
+    Role.PRIVACY_OFFICER: (_DISCLOSURES, _QUEUE, _CONSENTS, _CODES, _REPORTS, _LOG),
     Role.PATIENT: (_MY_CHOICES, _WHO_LOOKED),
 }
 

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     consent_default: ConsentDefault = ConsentDefault.PERMIT
     consent_rules: Path | None = None
     match_model: Path | None = None
+    value_sets: Path | None = None
     log_key: SecretStr = SecretStr("")
     witnesses: str = ""
     witness_seconds: float = Field(default=60, ge=0.1, le=86_400)

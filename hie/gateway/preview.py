@@ -124,6 +124,38 @@ def _reasons(decisions: Sequence[Decision]) -> tuple[Because, ...]:
     return tuple(Because(*key, count) for key, count in counted.most_common())
 
 
+@dataclass(frozen=True)
+class Recoded:
+    """What other value sets would change of what one organization holds of one type."""
+
+    member_id: str
+    member_name: str
+    type: str
+    hidden: int
+    """Released now, withheld then."""
+    revealed: int
+    """Withheld now, released then."""
+
+
+@dataclass(frozen=True)
+class Recoding:
+    """What other value sets would change for one person. `short`: organizations that did not answer in full."""
+
+    person_id: str
+    changes: tuple[Recoded, ...]
+    short: tuple[str, ...]
+
+
+def recoded(member_id: str, member_name: str, pairs: Iterable[tuple[str, Decision, Decision]]) -> list[Recoded]:
+    """Pairs of (type, decision now, decision then), counted; types without a change are left out."""
+    hidden, revealed = Counter[str](), Counter[str]()
+    for kind, now, then in pairs:
+        hidden[kind] += now.permit and not then.permit
+        revealed[kind] += then.permit and not now.permit
+    kinds = sorted((+hidden).keys() | (+revealed).keys())
+    return [Recoded(member_id, member_name, kind, hidden[kind], revealed[kind]) for kind in kinds]
+
+
 def somebody(
     directory: Directory, named: str, purposes: Iterable[str], *, role: Role | None = None, break_glass: bool = False
 ) -> Somebody:

@@ -14,12 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import NoReturn
 
+from hie.audit.access import read as read_entry
 from hie.audit.entry import Receipt
 from hie.audit.event import Event, Kind, Outcome, Released, SourceOutcome
 from hie.audit.log import AuditLog
-from hie.consent.labels import contained_view, own_labels, views
+from hie.audit.query import AuditQuery, Span
+from hie.consent.labels import ValueSets, contained_view, own_labels, value_sets, views
 from hie.consent.plain import scope_of
 from hie.consent.policy import (
     Decision,
@@ -46,8 +49,9 @@ from hie.gateway.notices import Notices
 from hie.gateway.pace import Pace
 from hie.gateway.part2 import NOTICE, add_notice
 from hie.gateway.portal import Portal
-from hie.gateway.preview import Change, Preview, Somebody, SourcePreview, by_type
+from hie.gateway.preview import Change, Preview, Recoded, Recoding, Somebody, SourcePreview, by_type, recoded
 from hie.gateway.redaction import PUBLIC_TYPES, redact
+from hie.gateway.replay import MOST_DISCLOSURES, Replay, replay
 from hie.gateway.rewriting import Origin, finish, local_patient_id, references, rewrite
 from hie.gateway.transport import Transport
 from hie.mpi.identity import Candidate, Identifier, IdentityService, Person, SourceRecord
@@ -174,8 +178,9 @@ class Release:
         audit: AuditLog,
         transport: Transport,
         gateway_ids: GatewayIds,
+        codes: Callable[[], ValueSets] = value_sets,
     ) -> None:
-        """`query_deadline` in seconds, for the whole fan-out."""
+        """`query_deadline` in seconds, for the whole fan-out; `codes` gives the value sets in force."""
         self._fhir_base = fhir_base
         self._query_deadline = query_deadline
         self._clock = clock
@@ -187,6 +192,8 @@ class Release:
         self._federation = Federation(directory, transport)
         self._ids = gateway_ids
         self._notices = notices
+        self._portal = portal
+        self._codes = codes
         self._governance = Governance(
             directory=directory, identity=identity, consents=consents, portal=portal, clock=clock
         )
@@ -295,24 +302,12 @@ class Release:
         `change` makes the policy that of "what if". Nothing is released; the question is audited. Raises NotFound,
         ServiceUnavailable, AuditUnavailable.
         """
-        deadline_at = time.monotonic() + self._query_deadline
-        attempt = _Attempt(self._audit, caller, query, request_id)
-        person = self._identity.person(person_id)
-        if person is None:
-            attempt.refuse(NotFound("The exchange knows no such person."))
-        policy, _ = self._governed(attempt, person)
-        policy = change(policy) if change else policy
-        request = somebody.request(self._clock)
-        answers = self._federation.ask(
-            person,
-            types,
-            lambda member_id: could_release(policy, request, member_id),
-            lambda member_id: reads_labels(policy, request, member_id),
-            deadline_at=deadline_at,
-            request_id=request_id,
-        )
+        supposed = self._suppose(caller, person_id, somebody, types, change, query, request_id)
+        attempt, person, policy, answers = supposed.attempt, supposed.person, supposed.policy, supposed.answers
         decided = {
-            own[0].member.id: [(d.view.type, d.decision) for d in self._decide_member(own, policy, request)]
+            own[0].member.id: [
+                (d.view.type, d.decision) for d in self._decide_member(own, policy, supposed.request, self._codes())
+            ]
             for own in _by_member(answers)
         }
         asked = {source.member_id: source for source in _statuses(answers)}
@@ -329,6 +324,117 @@ class Release:
         ]
         self._audit.record(attempt.explained(person.id, [d for own in decided.values() for _, d in own]))
         return Preview(person.id, tuple(sources), restricts(policy))
+
+    def recode(
+        self,
+        caller: Caller,
+        person_id: str,
+        somebody: Somebody,
+        types: Sequence[str],
+        sets: ValueSets,
+        *,
+        query: str,
+        request_id: str,
+    ) -> Recoding:
+        """What other value sets would newly hide from `somebody`, or reveal, of a person: numbers, no contents.
+
+        The members are asked once and each resource is decided twice. Raises as `preview` does, and is audited alike.
+        """
+        supposed = self._suppose(caller, person_id, somebody, types, None, query, request_id)
+        found: list[Recoded] = []
+        decisions: list[Decision] = []
+        for own in _by_member(supposed.answers):
+            before = self._decide_member(own, supposed.policy, supposed.request, self._codes())
+            after = self._decide_member(own, supposed.policy, supposed.request, sets)
+            decisions += [item.decision for item in after]
+            pairs = [(b.view.type, b.decision, a.decision) for b, a in zip(before, after, strict=True)]
+            found += recoded(own[0].member.id, own[0].member.name, pairs)
+        self._audit.record(supposed.attempt.explained(supposed.person.id, decisions))
+        short = {answer.member.name for answer in supposed.answers if answer.failure}
+        return Recoding(supposed.person.id, tuple(found), tuple(sorted(short)))
+
+    def replay(
+        self, caller: Caller, person_id: str, change: Change, since: datetime | None, *, query: str, request_id: str
+    ) -> Replay:
+        """What the person's past disclosures would be under the changed policy, asked again as if today.
+
+        For somebody entitled to know; audited like a preview. Raises NotFound, ServiceUnavailable, AuditUnavailable.
+        """
+        deadline_at = time.monotonic() + self._query_deadline
+        attempt = _Attempt(self._audit, caller, query, request_id)
+        person = self._identity.person(person_id)
+        if person is None:
+            attempt.refuse(NotFound("The exchange knows no such person."))
+        policy, request = self._governed(attempt, person)
+        answers = self._federation.ask(
+            person,
+            fhir.CLINICAL_TYPES,
+            lambda _member_id: True,
+            lambda _member_id: False,
+            deadline_at=deadline_at,
+            request_id=request_id,
+        )
+        held = [
+            item for own in _by_member(answers) for item in self._decide_member(own, policy, request, self._codes())
+        ]
+        views_now = {(d.leaving["resourceType"], d.leaving["id"]): d.view for d in held}
+        asked = AuditQuery(
+            persons=(self._identity.person_ids(person.id),),
+            kinds=((Kind.DISCLOSURE.value,),),
+            dates=(Span(start=since),) if since else (),
+            limit=MOST_DISCLOSURES,
+        )
+        page = self._audit.search(asked)
+        changed = change(policy)
+        found = tuple(
+            replay(
+                access,
+                changed,
+                views_now,
+                self._holder,
+                sorted(self._portal.own_people(access.user_id))
+                if access.role == Role.PATIENT and access.user_id
+                else [],
+                self._clock(),
+            )
+            for access in (read_entry(entry) for entry in page.entries if not entry.archived)
+        )
+        self._audit.record(attempt.explained(person.id, ()))
+        short = {answer.member.name for answer in answers if answer.failure}
+        return Replay(person.id, found, tuple(sorted(short)), page.total - len(page.entries))
+
+    def _holder(self, released: Released) -> str | None:
+        known = self._ids.find(released.type, released.id)
+        return known.local.member_id if known else None
+
+    def _suppose(
+        self,
+        caller: Caller,
+        person_id: str,
+        somebody: Somebody,
+        types: Sequence[str],
+        change: Change | None,
+        query: str,
+        request_id: str,
+    ) -> _Supposed:
+        """Ask the members as for `somebody`, of whom nothing is known but what is supposed."""
+        deadline_at = time.monotonic() + self._query_deadline
+        attempt = _Attempt(self._audit, caller, query, request_id)
+        person = self._identity.person(person_id)
+        if person is None:
+            attempt.refuse(NotFound("The exchange knows no such person."))
+        policy, _ = self._governed(attempt, person)
+        policy = change(policy) if change else policy
+        request = somebody.request(self._clock)
+        answers = self._federation.ask(
+            person,
+            types,
+            lambda member_id: could_release(policy, request, member_id),
+            lambda member_id: reads_labels(policy, request, member_id),
+            deadline_at=deadline_at,
+            request_id=request_id,
+        )
+        return _Supposed(attempt, person, policy, request, answers)
 
     def policy_for(self, caller: Caller, person: Person, *, query: str, request_id: str) -> PersonPolicy:
         """What governs a person, for somebody entitled to know; audited like a preview."""
@@ -451,7 +557,10 @@ class Release:
         self, answers: Sequence[SourceAnswer], policy: PersonPolicy, request: Request
     ) -> tuple[list[ChartEntry], list[Decision]]:
         """Released resources in the exchange's terms, and the decisions that withheld the others."""
-        decided = [item for member in _by_member(answers) for item in self._decide_member(member, policy, request)]
+        sets = self._codes()
+        decided = [
+            item for member in _by_member(answers) for item in self._decide_member(member, policy, request, sets)
+        ]
         permitted = [item for item in decided if item.decision.permit]
         local_ids = {
             LocalId(d.member.id, d.original["resourceType"], d.original["id"]): d.origin.local_patient
@@ -466,7 +575,9 @@ class Release:
         entries.sort(key=lambda entry: (entry.member_id, entry.resource["resourceType"], entry.resource["id"]))
         return entries, [item.decision for item in decided if not item.decision.permit]
 
-    def _decide_member(self, answers: Sequence[SourceAnswer], policy: PersonPolicy, request: Request) -> list[_Decided]:
+    def _decide_member(
+        self, answers: Sequence[SourceAnswer], policy: PersonPolicy, request: Request, sets: ValueSets
+    ) -> list[_Decided]:
         """One member's resources, all types together: labels follow references inside one source's chart."""
         member = answers[0].member
         source = f"{self._fhir_base}/Organization/{member.id}"
@@ -485,11 +596,12 @@ class Release:
                 resource,
                 view,
                 decide(policy, request, view),
-                _denied_parts(resource, view, policy, request),
+                _denied_parts(resource, view, policy, request, sets),
                 guarded,
+                sets,
             )
             for (answer, original), resource, view in zip(
-                held, leaving, views(leaving, member.id, complete=whole), strict=True
+                held, leaving, views(leaving, member.id, complete=whole, sets=sets), strict=True
             )
             if not answer.background
         ]
@@ -543,6 +655,17 @@ class Release:
 
 
 @dataclass(frozen=True)
+class _Supposed:
+    """The answers of the members to a question that is only supposed, and what they are decided by."""
+
+    attempt: _Attempt
+    person: Person
+    policy: PersonPolicy
+    request: Request
+    answers: Sequence[SourceAnswer]
+
+
+@dataclass(frozen=True)
 class _Reading:
     """One read while it runs."""
 
@@ -567,6 +690,7 @@ class _Decided:
     """Places of its contained resources that may not leave with it."""
     guarded: bool
     """Something that the member holds could be withheld: what may speak of all of it stays behind."""
+    sets: ValueSets
 
     def entry(self, released: Collection[str], fhir_base: str, policy: PersonPolicy) -> ChartEntry:
         """The resource as it leaves; `released` names everything in the same answer ("Type/gateway id").
@@ -574,7 +698,7 @@ class _Decided:
         Its labels are what it says itself; those that came from others decided, and would tell of them.
         """
         redact(self.leaving, self.denied_parts, guarded=self.guarded)
-        labels = own_labels(self.leaving) if self.denied_parts else self.view.labels - self.view.reached
+        labels = own_labels(self.leaving, sets=self.sets) if self.denied_parts else self.view.labels - self.view.reached
         finish(self.leaving, released, labels)
         if NOTICE in self.decision.obligations:
             add_notice(self.leaving, fhir_base, self.decision.consent, scope_of(policy, self.decision))
@@ -589,7 +713,9 @@ class _Decided:
         )
 
 
-def _denied_parts(resource: Resource, view: ResourceView, policy: PersonPolicy, request: Request) -> frozenset[int]:
+def _denied_parts(
+    resource: Resource, view: ResourceView, policy: PersonPolicy, request: Request, sets: ValueSets
+) -> frozenset[int]:
     """The places in `contained` of what is denied; types that say nothing of a patient are not asked about."""
     parts = resource.get("contained")
     if not isinstance(parts, list):
@@ -599,7 +725,7 @@ def _denied_parts(resource: Resource, view: ResourceView, policy: PersonPolicy, 
         for place, part in enumerate(parts)
         if isinstance(part, dict)
         and part.get("resourceType") not in PUBLIC_TYPES
-        and not decide(policy, request, contained_view(part, view)).permit
+        and not decide(policy, request, contained_view(part, view, sets=sets)).permit
     )
 
 

@@ -12,6 +12,7 @@ from hie.audit.health import LogHealth
 from hie.audit.log import AuditLog
 from hie.audit.review import Review
 from hie.audit.statistics import LogStatistics
+from hie.consent.codes import CodeSets
 from hie.consent.service import ConsentService
 from hie.core.clock import Clock
 from hie.core.config import Settings
@@ -38,6 +39,7 @@ class Services:
     identity: IdentityService
     stewardship: Stewardship
     consents: ConsentService
+    codes: CodeSets
     audit: AuditLog
     release: Release
     portal: Portal

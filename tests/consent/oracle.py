@@ -157,7 +157,9 @@ def that_count(consents, request, view):
             ]
             for consent in group:
                 last = instants(consent["dateTime"])[1]
-                if not any(instants(other["dateTime"])[0] > last for other in group) and consent not in chosen:
+                # Taking back what another denies would be a permit, and those of an unverified one do not count.
+                newer = [c for c in group if instants(c["dateTime"])[0] > last and not unverified(c)]
+                if not newer and consent not in chosen:
                     chosen.append(consent)
     return chosen
 
@@ -166,6 +168,10 @@ def scope_of(consent):
     concepts = [consent.get("scope", {}), *consent.get("category", [])]
     codes = [c.get("code") for concept in concepts for c in concept.get("coding", [])]
     return next((s for s in ("patient-privacy", "research") if s in codes), None)
+
+
+def unverified(consent):
+    return any(v["verified"] is False for v in consent.get("verification", []))
 
 
 def custodians(consent):
@@ -194,7 +200,7 @@ def evaluate(consent, request, asked, view):
             return NOT_APPLICABLE, []
     asking = Asking(request, asked, view)
     effect, paths = asking.evaluate(with_types(root, root["type"]))
-    if effect == PERMIT and any(v["verified"] is False for v in consent.get("verification", [])):
+    if effect == PERMIT and unverified(consent):
         return NOT_APPLICABLE, []
     return effect, paths
 

@@ -114,7 +114,9 @@ def concept(code):
 consents = st.fixed_dictionaries(
     {
         "resourceType": st.just("Consent"),
-        "status": either(st.just("active"), st.just("inactive")),
+        "status": either(
+            st.just("active"), st.sampled_from(["inactive", "draft", "proposed", "rejected", "entered-in-error"])
+        ),
         "scope": either(st.just(concept("patient-privacy")), st.sampled_from([concept("research"), concept("adr")])),
         "dateTime": st.sampled_from(DATES),
     },

@@ -1,6 +1,7 @@
 """`/fhir/Consent` (PCF ITI-108) as a privacy office, a member's system and a stranger see it."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +77,8 @@ class Identity:
 class Directory:
     def member(self, member_id):
         system = SYSTEMS.get(member_id)
-        return SimpleNamespace(id=member_id, patient_id_system=system) if system else None
+        named = f"{member_id.title()} Hospital"
+        return SimpleNamespace(id=member_id, name=named, patient_id_system=system) if system else None
 
 
 class Audit:
@@ -109,6 +111,7 @@ def client(sqlite_database, audit):
         directory=Directory(),
         consents=ConsentService(sqlite_database, lambda: START, "permit", dict, frozenset),
         audit=audit,
+        clock=lambda: START,
     )
     context.install(app)
     problems.install(app)
@@ -270,8 +273,49 @@ def test_what_cannot_be_honoured_is_said_when_filing(client):
     assert any("actor[0] cannot be resolved" in warning for warning in answer.headers.getlist("Warning"))
     told = send(client, "POST", "/fhir/Consent", vague, Prefer="return=OperationOutcome")
     assert told.status_code == 201
-    assert [issue["severity"] for issue in told.json["issue"]] == ["warning"]
+    assert [issue["severity"] for issue in told.json["issue"]] == ["information", "warning"]
     assert send(client, "POST", "/fhir/Consent", vague, Prefer="return=minimal").data == b""
+
+
+def test_what_it_permits_and_denies_is_said_in_plain_words_when_filing(client):
+    body = consent(
+        organization=custodian("lakeside"),
+        provision={"type": "permit", "provision": [{"type": "deny", "securityLabel": [{"code": "HIV"}]}]},
+    )
+    told = send(client, "POST", "/fhir/Consent", body, Prefer="return=OperationOutcome").json
+    assert [issue["diagnostics"] for issue in told["issue"]] == [
+        "About the records of Lakeside Hospital alone. Shares everything. "
+        "Except: Does not share records about HIV. It is in force."
+    ]
+
+
+PUBLISHED = sorted((Path(__file__).parent / "cases" / "pcf" / "resources").glob("Consent-*.json"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem.removeprefix("Consent-ex-"))
+def test_every_published_consent_of_the_three_pcf_profiles_is_taken(client, path):
+    """Basic, intermediate and advanced; the example's patient and organization become the exchange's own."""
+    body = json.loads(path.read_text())
+    body["patient"] = {"reference": "Patient/p1"}
+    if "organization" in body:
+        body["organization"] = custodian("lakeside")
+    told = send(client, "POST", "/fhir/Consent", body, Prefer="return=OperationOutcome")
+    assert told.status_code == 201, told.json
+    assert told.json["issue"][0]["diagnostics"].startswith("About the records of ")
+    consent_id = told.headers["Location"].split("/")[-3]
+    assert send(client, "GET", f"/fhir/Consent/{consent_id}").json["meta"]["versionId"] == "1"
+
+
+def test_the_history_has_every_version_the_newest_first(client, audit):
+    consent_id = file(client, "lakeside", patient="Patient/p1", organization=custodian("lakeside"))
+    change(client, consent_id)
+    history = send(client, "GET", f"/fhir/Consent/{consent_id}/_history").json
+    assert (history["type"], history["total"]) == ("history", 2)
+    assert [entry["resource"]["meta"]["versionId"] for entry in history["entry"]] == ["2", "1"]
+    assert [entry["request"]["method"] for entry in history["entry"]] == ["PUT", "POST"]
+    assert history["entry"][0]["response"]["etag"] == 'W/"2"'
+    assert audit.events[-1].action == "R"
+    assert send(client, "GET", "/fhir/Consent/nosuch/_history").status_code == 404
 
 
 def test_without_an_audit_entry_nothing_is_filed_or_shown(client, audit):

@@ -1,14 +1,13 @@
 """Labels: what sources say, what codes give away, how far it reaches."""
 
-import csv
 from datetime import UTC, datetime
-from importlib.resources import files
 
 import pytest
 
-from hie.consent.labels import ValueSets, build, views
+from hie.consent.code_files import CodeFile, Row, packaged
+from hie.consent.labels import build, views
 from hie.consent.policy import Span
-from hie.consent.vocabulary import RANK, SENSITIVITIES
+from hie.consent.vocabulary import RANK
 from tests.consent.strategies import ACT_CODE, CONFIDENTIALITY
 
 ICD = "http://hl7.org/fhir/sid/icd-10-cm"
@@ -59,6 +58,12 @@ def confidentiality(view):
         (ICD, "Z33.1", "PREGNANT"),
         (ICD, "Q90.9", "GDIS"),
         (ICD, "D57.1", "SICKLE"),
+        (ICD, "O98.711", "HIV"),
+        (ICD, "Z29.81", "HIV"),
+        (ICD, "T76.21XA", "SDV"),
+        (ICD, "T40.1X2A", "MH"),
+        (ICD, "T42.4X3A", "SDV"),
+        (ICD, "R45.88", "MH"),
         ("urn:oid:2.16.840.1.113883.6.90", "F11.20", "OPIOIDUD"),
         (SNOMED, "86406008", "HIV"),
         ("http://snomed.info/sct/731000124108", "58214004", "PSY"),
@@ -83,6 +88,8 @@ def test_codes_give_sensitivities_away(system, code, label):
         (ICD, "F17.210"),
         (ICD, "I10"),
         (ICD, "F07.81"),
+        (ICD, "T42.4X1A"),
+        (ICD, "Z87.891"),
         (LOINC, "2339-0"),
         (CPT, "99213"),
         ("http://other.example", "B20"),
@@ -249,34 +256,25 @@ def test_clinical_time_is_the_nearest_that_is_given(elements, year):
 # -- the files
 
 
+def test_every_file_says_where_its_codes_come_from_and_when():
+    assert len(packaged()) == 6
+    for file in packaged():
+        assert isinstance(file, CodeFile)
+        assert "compilation" in file.sources
+        assert file.date.year >= 2026
+
+
 def rows():
-    for file in (files("hie.consent") / "valuesets").iterdir():
-        if file.name.endswith(".csv"):
-            for number, row in enumerate(csv.DictReader(file.read_text().splitlines()), 2):
-                yield f"{file.name}:{number}", row
-
-
-def test_every_row_of_the_value_sets_is_of_the_right_form():
-    found = list(rows())
-    assert len(found) > 300
-    for place, row in found:
-        assert row["label"] in SENSITIVITIES, place
-        assert row["kind"] in ("code", "prefix", "range"), place
-        assert row["code"].strip(), place
-        assert row["meaning"].strip(), place
-        if row["kind"] == "range":
-            low, high = row["code"].split("..")
-            assert len(low) == len(high), place
-            assert low <= high, place
-        assert isinstance(build([row]), ValueSets), place
+    return [row for file in packaged() for row in file.rows]
 
 
 def test_no_row_is_given_twice():
-    seen = [(row["system"], row["kind"], row["code"].upper(), row["label"]) for _, row in rows()]
+    seen = [(row.system, row.kind, row.code.upper(), row.label) for row in rows()]
+    assert len(seen) > 900
     assert len(seen) == len(set(seen))
 
 
 def test_value_sets_of_ones_own():
-    sets = build([{"system": "loinc", "kind": "range", "code": "10..19", "label": "SDV"}])
+    sets = build([Row("loinc", "range", "10..19", "SDV")])
     assert sensitivities(only(resource(code=coded(LOINC, "15-1")), sets=sets)) == {"SDV"}
     assert sensitivities(only(resource(code=coded(LOINC, "20-1")), sets=sets)) == set()

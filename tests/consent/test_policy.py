@@ -298,13 +298,49 @@ def test_an_unverified_consents_denials_count_and_its_permits_do_not():
     assert not decide(policy(consent({"type": "permit"}, **doubt), default="deny"), ask(), view()).permit
 
 
-@pytest.mark.parametrize(
+NO_EFFECT = pytest.mark.parametrize(
     "elements",
-    [{"status": "inactive"}, {"scope": concept("adr")}, {"dateTime": "2027"}],
-    ids=["not active", "about something else", "of the future"],
+    [
+        *({"status": status} for status in ("inactive", "draft", "proposed", "rejected", "entered-in-error")),
+        {"scope": concept("adr")},
+        {"dateTime": "2027"},
+    ],
+    ids=lambda elements: str(elements),
 )
+
+
+@NO_EFFECT
 def test_consents_that_do_not_count(elements):
     assert decide(policy(consent({"type": "deny"}, **elements)), ask(), view()).rule == "default"
+
+
+@NO_EFFECT
+def test_what_does_not_count_takes_the_place_of_nothing(elements):
+    denied = consent({"type": "deny"}, "old", dateTime="2025-01-01")
+    newer = consent({"type": "permit"}, "new", **{"dateTime": "2026-04-01", **elements})
+    assert decide(policy(denied, newer), ask(), view()).consent == "Consent/old/_history/3"
+
+
+def test_an_unverified_consent_takes_back_no_denial_and_adds_its_own():
+    doubt = {"verification": [{"verified": False}], "dateTime": "2026-04-01"}
+    old_denial = consent({"type": "deny"}, "old", dateTime="2025-01-01")
+    assert decide(policy(old_denial, consent({"type": "permit"}, "new", **doubt)), ask(), view()).rule == "consent"
+    old_permit = consent({"type": "permit"}, "old", dateTime="2025-01-01")
+    keeps_hiv = consent({"type": "permit", "provision": [{"type": "deny", "securityLabel": label("HIV")}]}, **doubt)
+    both = policy(old_permit, keeps_hiv, default="deny")
+    assert decide(both, ask(), view()).permit
+    assert not decide(both, ask(), view("Condition", "HIV")).permit
+
+
+def test_a_verified_consent_takes_the_place_of_an_unverified_one():
+    doubt = consent({"type": "deny"}, "old", dateTime="2025-01-01", verification=[{"verified": False}])
+    assert decide(policy(doubt, consent({"type": "permit"}, "new")), ask(), view()).permit
+
+
+def test_a_consent_whose_organization_cannot_be_resolved_takes_back_no_denial():
+    somewhere = consent({"type": "permit"}, "new", dateTime="2026-04-01", organization=[{"display": "my clinic"}])
+    old_denial = consent({"type": "deny"}, "old", dateTime="2025-01-01")
+    assert not decide(policy(old_denial, somewhere), ask(), view()).permit
 
 
 def test_a_research_consent_speaks_of_research_only():

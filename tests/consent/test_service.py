@@ -314,3 +314,16 @@ def test_a_permit_of_the_other_half_permits_nothing(consents, clock):
     consents.create(consent("deny"), "p2", author())
     clock.now += timedelta(hours=1)
     assert not released_to(consents, "p2", M1, halves=((("p1",), clock.now),)).permit
+
+
+def test_what_has_no_effect_is_work_until_it_is_filed_again_or_ended(consents):
+    says_nothing = {**consent(), "provision": {}}
+    about_nothing = {**consent(), "scope": {"coding": [{"code": "adr"}]}, "category": []}
+    first = consents.create(says_nothing, "p1", author())
+    second = consents.create(about_nothing, "p2", author())
+    consents.create(consent(), "p3", author())
+    assert {stored.id for stored in consents.without_effect(10)} == {first.id, second.id}
+    assert any("neither" in sentence.lower() for sentence in first.warnings)
+    consents.update(first.id, consent(), "p1", author())
+    consents.update(second.id, {**about_nothing, "status": "inactive"}, "p2", author())
+    assert consents.without_effect(10) == []

@@ -20,7 +20,9 @@ from fixtures.ehr import Records, serve
 from hie.app import create_app
 from hie.audit.query import AuditQuery
 from hie.core import schema
+from hie.core.caller import Caller, Role
 from hie.core.config import Environment, Settings
+from hie.core.scopes import Scopes
 from hie.gateway import manifest
 from hie.gateway.services import Services
 from hie.mpi.identity import Identifier
@@ -202,7 +204,7 @@ def conditions_at_the_er(town: Town, reason: str = "") -> list[str]:
 def test_a_patient_chooses_after_seeing_what_it_hides(town: Town, viewport: dict[str, int]) -> None:
     page = joined(town, viewport)
     expect(page.get_by_text("You are known as Marta Lindqvist")).to_be_visible()
-    expect(page.get_by_text("You have made no choice.")).to_be_visible()
+    expect(page.get_by_text("You have made no choice.")).to_contain_text("may see these records for treatment, payment")
     looks_right(page, f"choices-before-{viewport['width']}")
     page.get_by_text("Share, but keep some back").click()
     page.get_by_text("Mental health and substance use").click()
@@ -309,10 +311,88 @@ def test_the_officer_reads_previews_files_and_revokes(town: Town, viewport: dict
     assert "consent" in town.kinds()
 
 
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_the_officer_sees_what_a_choice_would_have_changed(town: Town, viewport: dict[str, int]) -> None:
+    assert conditions_at_the_er(town) == ["Hypothyroidism", "Major depressive disorder"]
+    page = town.enter(OFFICER, viewport)
+    page.goto(f"/privacy/consents/{town.person}")
+    page.get_by_text("Share, but keep some back").click()
+    page.get_by_text("Mental health and substance use").click()
+    page.get_by_role("button", name="What would it have changed?").click()
+    expect(page.get_by_text("1 of 3 records given in the past year would be kept back")).to_be_visible()
+    expect(page.get_by_text("Dr. Rosa Ortiz")).to_be_visible()
+    expect(page.get_by_text("No consent is filed: the defaults hold.")).to_be_visible()
+    looks_right(page, f"officer-what-if-{viewport['width']}")
+    page.get_by_role("link", name="Entry").click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+@pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
+def test_the_officer_adds_a_code_after_seeing_what_it_hides(town: Town, viewport: dict[str, int]) -> None:
+    person = joined(town)
+    person.get_by_text("Share, but keep some back").click()
+    person.get_by_text("Mental health and substance use").click()
+    person.get_by_role("button", name="Save this choice").click()
+    person.get_by_text("Your choice is saved.").wait_for()
+    page = town.enter(OFFICER, viewport)
+    page.get_by_role("link", name="Codes", exact=True).first.click()
+    page.get_by_label("Code or words to look up").fill("E03.9")
+    page.get_by_role("button", name="Look up").click()
+    expect(page.get_by_text("ICD-10-CM E03.9 gives away nothing.")).to_be_visible()
+    page.get_by_label("Code", exact=True).fill("E")
+    page.get_by_role("button", name="Show what this changes").click()
+    expect(page.get_by_role("alert")).to_contain_text("The code has no code of 2 to 100 letters")
+    looks_right(page, f"officer-codes-mistake-{viewport['width']}")
+    page.get_by_label("Code", exact=True).fill("E03")
+    page.get_by_label("What it stands for").select_option(label="All that begin with this")
+    page.get_by_label("It tells of").select_option(label="Mental health (MH)")
+    page.get_by_label("What it means").fill("for the test")
+    page.get_by_role("button", name="Show what this changes").click()
+    expect(page.get_by_text("1 record would be newly hidden, 0 newly revealed")).to_be_visible()
+    looks_right(page, f"officer-codes-{viewport['width']}")
+    assert conditions_at_the_er(town) == ["Hypothyroidism"]
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_text("Added. It counts from now on.")).to_be_visible()
+    assert conditions_at_the_er(town) == []
+    page.get_by_role("button", name="Take back").click()
+    expect(page.get_by_text("Taken back.")).to_be_visible()
+    assert conditions_at_the_er(town) == ["Hypothyroidism"]
+
+
+def test_a_consent_that_says_nothing_waits_for_the_officer(town: Town) -> None:
+    page = town.enter(OFFICER, PHONE)
+    page.goto("/privacy/consents")
+    page.get_by_role("link", name="Consents without effect").click()
+    expect(page.get_by_text("There is none.")).to_be_visible()
+    vague = {
+        "resourceType": "Consent",
+        "status": "active",
+        "scope": {"coding": [{"code": "patient-privacy"}]},
+        "category": [{"coding": [{"code": "59284-0"}]}],
+        "dateTime": "2026-01-01",
+        "provision": {"purpose": [{"code": "TREAT"}]},
+    }
+    asking = Caller("lakeside", NAMES["lakeside"], Role.MEMBER, frozenset({"TREAT"}), Scopes(), "s")
+    town.services.consents.create(vague, town.person, asking)
+    page.reload()
+    expect(page.get_by_text("Neither provision.type nor policyRule says permit or deny")).to_be_visible()
+    looks_right(page, "officer-without-effect")
+    page.get_by_role("link", name="Marta Lindqvist").click()
+    page.get_by_role("button", name="Revoke").click()
+    page.goto("/privacy/consents/without-effect")
+    expect(page.get_by_text("There is none.")).to_be_visible()
+
+
 def test_the_officers_pages_are_for_officers(town: Town) -> None:
     for email in (PHYSICIAN, ADMINISTRATOR):
         page = town.enter(email)
-        for path in ("/privacy/consents", f"/privacy/consents/{town.person}", "/my-record/choices"):
+        for path in (
+            "/privacy/consents",
+            f"/privacy/consents/{town.person}",
+            "/privacy/codes",
+            "/privacy/consents/without-effect",
+            "/my-record/choices",
+        ):
             reply = page.goto(path)
             assert reply is not None
             assert reply.status == 403

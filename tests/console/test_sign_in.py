@@ -238,7 +238,7 @@ def test_guessing_is_slowed_down(visitor: Visitor) -> None:
         (PHYSICIAN, ["/emergency", "/questions"]),
         (ADMINISTRATOR, ["/members"]),
         (OPERATOR, ["/members"]),
-        (OFFICER, ["/privacy/disclosures", "/privacy/queue", "/privacy/consents", "/privacy/reports", "/privacy/log"]),
+        (OFFICER, [f"/privacy/{name}" for name in ("disclosures", "queue", "consents", "codes", "reports", "log")]),
         (PATIENT, ["/my-record/choices", "/my-record/accesses"]),
         (STEWARD, ["/review"]),
     ],

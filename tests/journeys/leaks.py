@@ -30,6 +30,8 @@ _CODE = {
     "ExplanationOfBenefit": "type",
 }
 _LISTED = frozenset({"reasonCode", "category"})
+_BY_FORM_TOO = frozenset({"Condition", "Encounter", "DocumentReference"})
+"""Types of which every parameter is tried by GET and by form; of the others, by GET."""
 _ATTACHED = {
     "DocumentReference": lambda attachment: {"content": [{"attachment": attachment}]},
     "DiagnosticReport": lambda attachment: {"presentedForm": [attachment]},
@@ -115,9 +117,15 @@ class Roads:
         yield from self._identity()
         yield from self._matches()
         yield from self._others()
+        yield from self._roads_that_are_none()
+        yield from self._decision_services()
 
     def _get(self, path: str, **params: Any) -> tuple[str, requests.Response]:
         return self._named(f"GET {path} {params}", "GET", path, params=params)
+
+    def _with(self, headers: dict[str, str], name: str, path: str) -> tuple[str, requests.Response]:
+        given = {"X-Request-Id": "the-same-each-time", **headers}
+        return name, self.world.call("GET", path, self.token, headers=given)
 
     def _named(self, name: str, method: str, path: str, **options: Any) -> tuple[str, requests.Response]:
         reply = self.world.call(method, path, self.token, headers={"X-Request-Id": "the-same-each-time"}, **options)
@@ -131,6 +139,11 @@ class Roads:
             yield self._named(f"POST {kind}", "POST", f"{path}/_search", data=whom)
             for name, value in self._parameters(kind, word):
                 yield self._get(path, **whom, **{name: value})
+                if kind in _BY_FORM_TOO:
+                    form = {**whom, name: value}
+                    yield self._named(f"POST {path}/_search {form}", "POST", f"{path}/_search", data=form)
+            for resource_id in self.known[kind]:
+                yield self._get(path, **whom, _id=resource_id)
             yield from self._pages(path, whom)
 
     def _parameters(self, kind: str, word: str) -> Iterator[tuple[str, str]]:
@@ -144,6 +157,22 @@ class Roads:
             ("_sort", "-_lastUpdated"),
             ("_lastUpdated", "gt2025-01-01"),
             ("_has:Observation:encounter:code", word),
+            ("_has:Provenance:target:agent", word),
+            ("_summary", "data"),
+            ("_elements", "id"),
+            ("_sort", "code"),
+            ("_lastUpdated", "lt2025-01-01"),
+            ("_filter", f"code eq {word}"),
+            ("code:text", word),
+            ("code:not", word),
+            ("_security", "HIV"),
+            ("_profile", f"http://{word}.example/profile"),
+            ("_source", word),
+            ("date", "gt2000-01-01"),
+            ("performer.identifier", word),
+            ("_include:iterate", f"{kind}:subject"),
+            ("_revinclude", "*"),
+            ("_contained", "true"),
             ("subject:Patient.name", word),
             ("encounter.type", word),
             ("_include", f"{kind}:encounter"),
@@ -167,6 +196,11 @@ class Roads:
         for kind, ids in self.known.items():
             for resource_id in [*ids, "neverwas" + kind.lower()]:
                 yield self._get(f"/fhir/{kind}/{resource_id}")
+                for more in ("/_history", "/_history/1", "/$validate", "?_elements=id", "?_summary=text"):
+                    yield self._get(f"/fhir/{kind}/{resource_id}{more}")
+                yield self._named(f"HEAD {kind} {resource_id}", "HEAD", f"/fhir/{kind}/{resource_id}")
+                known = {"If-None-Match": 'W/"1"', "If-Modified-Since": "Wed, 25 Nov 2026 00:00:00 GMT"}
+                yield self._with(known, f"GET {kind} {resource_id} if changed", f"/fhir/{kind}/{resource_id}")
             yield self._get(f"/fhir/Encounter/{ids[0]}")
 
     def _everything(self) -> Iterator[tuple[str, requests.Response]]:
@@ -220,6 +254,68 @@ class Roads:
         yield self._get("/healthz")
         yield self._get("/fhir/Provenance/x")
         yield self._get("/fhir/Condition", patient=self.person, subject="somebody-else")
+
+    def _roads_that_are_none(self) -> Iterator[tuple[str, requests.Response]]:
+        """What a FHIR server may offer and this one does not."""
+        condition = self.known["Condition"][0]
+        for path in (
+            f"/fhir/Patient/{self.person}/Condition",
+            f"/fhir/Patient/{self.person}/$summary",
+            f"/fhir/Condition/_history?patient={self.person}",
+            f"/fhir/_history?patient={self.person}",
+            f"/fhir?_type=Condition&patient={self.person}",
+            "/fhir/$graphql?query={ConditionList{id}}",
+            f"/fhir/Binary/{condition}",
+            f"/fhir/List/$find?patient={self.person}",
+        ):
+            yield self._get(path)
+        entry = {"request": {"method": "GET", "url": f"Condition/{condition}"}}
+        batch = {"resourceType": "Bundle", "type": "batch", "entry": [entry]}
+        yield self._named("POST batch", "POST", "/fhir", resource=batch)
+        for method in ("DELETE", "PUT", "PATCH"):
+            yield self._named(f"{method} Condition", method, f"/fhir/Condition/{condition}", resource={})
+        for resource_id in self.known["Condition"]:
+            yield self._get("/fhir/Observation", patient=self.person, encounter=f"Encounter/{resource_id}")
+            yield self._get(f"/fhir/Condition/{resource_id}/$everything")
+
+    def _decision_services(self) -> Iterator[tuple[str, requests.Response]]:
+        """Consent services and cards, which are the privacy office's."""
+        context = {"patientId": [{"system": "urn:oid:2.999.3.1", "value": "h-1"}], "purposeOfUse": "TREAT"}
+        hook = {"hook": "patient-consent-consult", "hookInstance": "1", "context": context}
+        body = {"resourceType": "Parameters", "parameter": [{"name": "patient", "valueReference": {"reference": "x"}}]}
+        yield self._get("/cds-services")
+        for service in ("patient-consent-consult", "patient-view", "hie-patient-view"):
+            yield self._named(f"POST {service}", "POST", f"/cds-services/{service}", json=hook)
+        yield self._named("POST $decide", "POST", "/fhir/Consent/$decide", resource=body)
+
+
+class Office:
+    """The privacy office, which may know that something is withheld, and of what kind, but not what it says."""
+
+    def __init__(self, world: Exchange, person: str) -> None:
+        self.world = world
+        self.person = person
+
+    def answers(self) -> Iterator[tuple[str, str]]:
+        """Everything the office is told about the person, by name."""
+        consents = self.world.token("privacy", "system/Consent.cruds", "HOPERAT")
+        context = {"patientId": [{"system": "urn:oid:2.999.3.1", "value": "h-1"}], "purposeOfUse": "TREAT"}
+        hook = {"hook": "patient-consent-consult", "hookInstance": "1", "context": context}
+        yield "card", self.world.call("POST", "/cds-services/patient-consent-consult", consents, json=hook).text
+        parameters = [
+            {"name": "patient", "valueReference": {"reference": f"Patient/{self.person}"}},
+            {"name": "recipient", "valueReference": {"reference": "Organization/harbor"}},
+            {"name": "purpose", "valueCode": "TREAT"},
+        ]
+        body = {"resourceType": "Parameters", "parameter": parameters}
+        yield "$decide", self.world.call("POST", "/fhir/Consent/$decide", consents, resource=body).text
+        log = self.world.token("privacy", "system/AuditEvent.rs", "HOPERAT")
+        found = self.world.call("GET", "/fhir/AuditEvent", log, params={"patient": self.person, "_count": "500"})
+        yield "log", re.sub(r'"query":"[^"]*"', "", found.text)
+        caller = ("--caller", "harbor", "--purpose", "TREAT")
+        yield "explain", self.world.run("consent", "explain", "--person", self.person, *caller).stdout
+        yield "what-if", self.world.run("consent", "what-if", "--person", self.person, "--not-to", "harbor").stdout
+        yield "codes", self.world.run("consent", "codes", "report", "--without", "violence.csv").stdout
 
 
 class Desk:
@@ -277,7 +373,7 @@ def seen(reply: requests.Response) -> str:
 def told(reply: requests.Response) -> str:
     """Headers and body without the caller's own words, which the links of a searchset repeat."""
     headers = str(sorted(reply.headers.items()))
-    if "json" not in reply.headers.get("Content-Type", ""):
+    if "json" not in reply.headers.get("Content-Type", "") or not reply.content:
         return headers + re.sub(r'value="[^"]*"|Searched for <strong>[^<]*</strong>', "", reply.text)
     body = reply.json()
     if isinstance(body, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -195,20 +196,34 @@ def test_decide_is_for_the_privacy_office_and_logged(world: Exchange, person: st
     assert "Decision explained; nothing released" in json.dumps(log)
 
 
-def test_the_consult_hook_answers_from_the_policy(world: Exchange, person: str, without_hiv: str) -> None:
-    context = {"patientId": [{"system": "urn:oid:2.999.5.1", "value": "h-1"}], "purposeOfUse": "TREAT"}
+def consulted(world: Exchange, **context: Any) -> tuple[int, dict[str, Any]]:
     body = {"hook": "patient-consent-consult", "hookInstance": "1", "context": context}
-    reply = world.call(
-        "POST",
-        "/cds-services/patient-consent-consult",
-        world.token("privacy", *OFFICE),
-        data=json.dumps(body),
-        headers={"Content-Type": "application/json"},
-    )
-    (card,) = reply.json()["cards"]
-    assert card["extension"]["decision"] == "CONSENT_PERMIT"
+    token = world.token("privacy", *OFFICE)
+    reply = world.call("POST", "/cds-services/patient-consent-consult", token, json=body)
+    return reply.status_code, reply.json()
+
+
+def test_the_consult_hook_answers_from_the_policy(world: Exchange, person: str, without_hiv: str) -> None:
+    (service,) = world.call("GET", "/cds-services").json()["services"]
+    assert service["hook"] == service["id"] == "patient-consent-consult"
+    marta = [{"system": "urn:oid:2.999.5.1", "value": "h-1"}]
+    status, answer = consulted(world, patientId=marta, purposeOfUse="TREAT")
+    assert status == 200
+    (card,) = answer["cards"]
+    assert card["summary"] == card["extension"]["decision"] == "CONSENT_PERMIT"
     (obligation,) = card["extension"]["obligations"]
+    assert obligation["id"] == {"system": ACT_CODE, "code": "REDACT"}
     assert obligation["parameters"]["codes"] == [{"system": ACT_CODE, "code": "HIV"}]
+
+
+def test_the_consult_hook_takes_every_form_of_the_shares_schema(world: Exchange, person: str, without_hiv: str) -> None:
+    marta, actor = [{"value": f"Patient/{person}"}], [{"value": "Organization/harbor"}]
+    for purposes in ({}, {"purposeOfUse": []}, {"purposeOfUse": ["TREAT", "HOPERAT"]}, {"purposeOfUse": "TREAT"}):
+        status, answer = consulted(world, patientId=marta, actor=actor, **purposes)
+        assert (status, answer["cards"][0]["summary"]) == (200, "CONSENT_PERMIT")
+    assert consulted(world, patientId=[{"value": "Patient/nobody"}], actor=actor)[0] == 404
+    assert consulted(world, patientId=marta, actor=actor, purposeOfUse=["FUN"])[0] == 400
+    assert consulted(world, actor=actor)[0] == 400
 
 
 def test_explain_prints_it(world: Exchange, person: str, without_hiv: str) -> None:
@@ -224,6 +239,68 @@ def test_explain_prints_it(world: Exchange, person: str, without_hiv: str) -> No
     wrong = world.run("consent", "explain", "--person", person, "--caller", "nobody", "--purpose", "TREAT", check=False)
     assert wrong.returncode == 1
     assert wrong.stderr.strip() == "hie: There is no member nobody."
+
+
+def test_what_if_replays_past_disclosures(world: Exchange, person: str, without_hiv: str, tmp_path: Any) -> None:
+    assert len(matches(world.records("harbor", "Condition", "h-1").json())) == 1
+    asked = ("consent", "what-if", "--person", person)
+    told = world.run(*asked, "--not-to", "harbor").stdout.splitlines()
+    given, kept = re.findall(r"\d+", told[0])[1:3]
+    assert int(given) == int(kept) > 0
+    assert any("Harbor Hospital (harbor), Dr Rosa Ortiz, TREAT: 1 of 1 kept back" in line for line in told)
+    assert any("by consent, Consent/what-if/_history/1 provision.provision[0]" in line for line in told)
+    assert ", 0 records of 0 disclosures" in world.run(*asked).stdout.replace("; 0", ", 0")
+    file = tmp_path / "consent.json"
+    file.write_text(json.dumps(consent(person, {"type": "deny"}, dateTime="2026-03-01")))
+    assert world.run(*asked, "--consent", str(file), "--since", "2026-01-01").stdout.splitlines()[0] == told[0]
+    wrong = world.run(*asked, "--keep-back", "ODD", check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("hie: --keep-back takes BH, STD")
+
+
+# -- codes that give a sensitivity away
+
+
+def test_the_officer_adds_a_code_after_seeing_what_it_hides(
+    world: Exchange, person: str, without_hiv: str, tmp_path: Any
+) -> None:
+    def conditions() -> list[str]:
+        found = matches(world.records("harbor", "Condition", "h-1").json())
+        return sorted(str(c["code"].get("text", "")) for c in found)
+
+    assert "nothing" in world.run("consent", "codes", "look-up", "icd10cm", "J11.1").stdout
+    assert world.run("consent", "codes", "look-up", "icd10cm", "B20").stdout.strip() == "HIV, STD"
+    pack = tmp_path / "flu.csv"
+    pack.write_text(
+        "# sources: made up\n# date: 2026-11-25\nsystem,kind,code,label,meaning\nname,code,influenza,HIV,for the test\n"
+    )
+    said = world.run("consent", "codes", "report", "--with", str(pack)).stdout
+    assert "1 rows more, 0 rows less" in said
+    assert "looked at 1 people with consents in force: 1 records newly hidden, 0 newly revealed" in said
+    assert f"Patient/{person} Meadow Hospital (meadow) Condition: 1 hidden, 0 revealed" in said
+    assert conditions() == ["Influenza"]
+    row = ("--system", "name", "--code", "influenza", "--label", "HIV")
+    assert "added name code influenza HIV" in world.run("consent", "codes", "add", *row).stdout
+    assert conditions() == []
+    listed = world.run("consent", "codes", "list").stdout
+    assert "officer.csv: 1 rows" in listed
+    back = world.run("consent", "codes", "report", "--without", "officer.csv", "--person", person).stdout
+    assert "0 records newly hidden, 1 newly revealed" in back
+    assert "took back" in world.run("consent", "codes", "take-back", *row).stdout
+    assert conditions() == ["Influenza"]
+    office = world.token("privacy", "system/AuditEvent.rs", "HOPERAT")
+    log = world.call("GET", "/fhir/AuditEvent", office, params={"_count": "500"}).text
+    assert "Sensitivity code added: name code influenza HIV" in log
+    assert "Sensitivity code taken back: name code influenza HIV" in log
+
+
+def test_recall_is_printed_by_category(world: Exchange) -> None:
+    told = world.run("consent", "codes", "recall").stdout.splitlines()
+    assert told[0].split() == ["label", "system", "codes", "by", "code", "with", "words", "list"]
+    assert any(line.startswith("HIV       icd10cm") and "100%" in line for line in told)
+    wrong = world.run("consent", "codes", "add", "--system", "icd11", "--code", "X1", "--label", "HIV", check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("hie: The code has a system that is none of")
 
 
 # -- Part 2

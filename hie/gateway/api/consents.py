@@ -19,9 +19,11 @@ from werkzeug.http import http_date
 
 from hie.audit.event import Event, Kind, Outcome
 from hie.consent.fhir import organizations, relative, target_of
+from hie.consent.plain import summary
 from hie.consent.service import RecordId, StoredConsent
 from hie.core import fhir
 from hie.core.caller import EXCHANGE, Caller, Role
+from hie.core.clock import instant
 from hie.core.errors import BadRequest, Forbidden, NotFound, Unprocessable, UnsupportedMediaType
 from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
@@ -103,6 +105,35 @@ def read_version(consent_id: str, version: int) -> Response:
     asking = caller()
     _check_role(asking, "r")
     return _shown(asking, _held(asking, consent_id, version))
+
+
+@blueprint.get("/fhir/Consent/<consent_id>/_history")
+def history(consent_id: str) -> Response:
+    """Every version that the caller may see, the newest first (FHIR R4 3.1.0.10); on one page, since they are few."""
+    asking = caller()
+    _check_role(asking, "r")
+    _held(asking, consent_id)
+    versions = [stored for stored in current().consents.history(consent_id) if _may_see(asking, stored)]
+    query = f"Consent/{consent_id}/_history"
+    current().audit.record(_event(asking, "R", query, versions[0].person_id, versions))
+    base = current().settings.fhir_base
+    entries = [
+        {
+            "fullUrl": f"{base}/Consent/{stored.id}",
+            "resource": stored.resource,
+            "request": {"method": "POST" if stored.version == 1 else "PUT", "url": f"Consent/{stored.id}"},
+            "response": {
+                "status": "201" if stored.version == 1 else "200",
+                "etag": f'W/"{stored.version}"',
+                "lastModified": instant(stored.updated),
+            },
+        }
+        for stored in versions
+    ]
+    link = [{"relation": "self", "url": f"{base}/{query}"}]
+    return _answer(
+        {"resourceType": "Bundle", "type": "history", "total": len(entries), "link": link, "entry": entries}, 200, {}
+    )
 
 
 @blueprint.get("/fhir/Consent")
@@ -359,22 +390,31 @@ def _bundle(asked: _Asked, page: list[StoredConsent], more: bool) -> Resource:
 
 
 def _filed(stored: StoredConsent, status: int) -> Response:
-    """The stored consent, or what `Prefer` asks for; what cannot be honoured is said in `Warning` headers too."""
+    """The stored consent, or what `Prefer` asks for: as an OperationOutcome, what it permits and denies in plain words.
+
+    What cannot be honoured is said in `Warning` headers too.
+    """
     base = current().settings.fhir_base
     headers = {**_version_headers(stored), "Location": f"{base}/{stored.reference}"}
     prefer = request.headers.get("Prefer", "")
     if "return=minimal" in prefer:
         response = Response(status=status, headers=headers)
     elif "return=OperationOutcome" in prefer:
+        said = summary(stored.resource, current().clock(), _name_of).text
         issues = [fhir.issue("warning", "not-supported", sentence) for sentence in stored.warnings]
-        body = fhir.outcome(*(issues or [fhir.issue("information", "informational", "The consent was filed.")]))
-        response = _answer(body, status, headers)
+        response = _answer(fhir.outcome(fhir.issue("information", "informational", said), *issues), status, headers)
     else:
         response = _answer(stored.resource, status, headers)
     for sentence in stored.warnings[:10]:
         plain = re.sub(r'[^ -~]|["\\]', "?", sentence)
         response.headers.add("Warning", f'299 hie "{plain}"')
     return response
+
+
+def _name_of(reference: str) -> str | None:
+    kind, _, member_id = reference.partition("/")
+    member = current().directory.member(member_id) if kind == "Organization" else None
+    return member.name if member else None
 
 
 def _version_headers(stored: StoredConsent) -> dict[str, str]:

@@ -169,16 +169,41 @@ class _Given:
 def _identified(identifier: Any) -> Person:
     given: Mapping[str, Any] = identifier if isinstance(identifier, dict) else {}
     system, value = given.get("system"), given.get("value")
+    if system is None and isinstance(value, str) and value.startswith("Patient/"):
+        return _known(current().identity.person(value.removeprefix("Patient/")))
     if not isinstance(system, str) or not isinstance(value, str):
         raise BadRequest("identifier must have a system and a value.", code="value")
     record = current().identity.source_record(Identifier(system, value))
-    person = current().identity.person(record.person_id) if record else None
+    return _known(current().identity.person(record.person_id) if record else None)
+
+
+def _known(person: Person | None) -> Person:
     if person is None:
         raise NotFound("The exchange knows no such person.")
     return person
 
 
+def _purposes(given: object) -> frozenset[str]:
+    """One purpose or several, in the hook's either form; none means treatment."""
+    listed = [given] if isinstance(given, str) else given or ["TREAT"]
+    if not isinstance(listed, list) or not all(isinstance(one, str) and one in PURPOSES for one in listed):
+        raise BadRequest("purposeOfUse must be v3 ActReason codes, such as TREAT.", code="value")
+    return frozenset(listed)
+
+
 # -- the same as a CDS Hook
+
+
+@blueprint.get("/cds-services")
+def services() -> Response:
+    """Discovery (CDS Hooks 2.0): what may be asked here."""
+    service = {
+        "hook": "patient-consent-consult",
+        "id": "patient-consent-consult",
+        "title": "Consent decision",
+        "description": "Whether a patient's consents permit a use, and what must be left out. For privacy officers.",
+    }
+    return Response(fhir.to_bytes({"services": [service]}), content_type="application/json")
 
 
 @blueprint.post("/cds-services/patient-consent-consult")
@@ -191,15 +216,15 @@ def consult() -> Response:
     if not isinstance(context, dict):
         raise BadRequest("The hook needs a context.", code="required")
     patients = context.get("patientId")
-    purpose = context.get("purposeOfUse")
-    if not isinstance(patients, list) or not patients or purpose not in PURPOSES:
-        raise BadRequest("The context needs patientId and purposeOfUse.", code="required")
+    if not isinstance(patients, list) or not patients:
+        raise BadRequest("The context needs patientId.", code="required")
+    purposes = _purposes(context.get("purposeOfUse"))
     person = _identified(patients[0])
     actors = [a for a in context.get("actor") or () if isinstance(a, dict)]
     supposed = Somebody(
         organization=EXCHANGE,
         role=Role.MEMBER,
-        purposes=frozenset({str(purpose)}),
+        purposes=purposes,
         actors=frozenset(str(a["value"]) for a in actors if isinstance(a.get("value"), str)),
     ).request(current().clock)
     policy = current().release.policy_for(asking, person, query="patient-consent-consult", request_id=request_id())

@@ -125,7 +125,9 @@ def _clinical(resource_type: str) -> Resource:
 def _consent(fhir_base: str) -> Resource:
     return {
         "type": "Consent",
-        "interaction": [{"code": code} for code in ("create", "read", "update", "search-type")],
+        "interaction": [
+            {"code": code} for code in ("create", "read", "vread", "update", "history-instance", "search-type")
+        ],
         "versioning": "versioned-update",
         "searchParam": [_param("patient", "reference"), _param("status", "token")],
         "operation": [{"name": "decide", "definition": f"{fhir_base}/OperationDefinition/Consent-decide"}],
