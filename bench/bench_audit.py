@@ -7,7 +7,7 @@ guards, and neither leaves hashed into a tree nor tiles, checkpoints, signatures
 that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "single" commits
 each ready entry by itself. Rounds of all of them alternate, and the median counts.
 
-`tree`: leaves a second of the tree alone, in memory, beside pymerkle's (`pip install pymerkle` to see that line).
+`tree`: leaves a second of the tree alone, in memory, beside pymerkle's (in a throw-away environment under build/).
 
 `large`: a log of a million entries on SQLite, a proof and a receipt out of it, and `hie audit verify` over it.
 
@@ -17,11 +17,11 @@ PostgreSQL: a throw-away server (Debian's package) with its own settings, fsync 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pwd
 import queue
 import random
-import resource
 import shutil
 import socket
 import statistics
@@ -45,7 +45,6 @@ from hie.audit.event import Event
 from hie.audit.log import MAX_BATCH, AuditLog, _Request
 from hie.audit.merkle import RightEdge, leaf_hash
 from hie.audit.rows import insert_entries
-from hie.audit.verify import verify
 from hie.core.clock import system_clock
 from hie.core.database import Database, metadata
 from tests.audit.samples import BASE, disclosure, seal
@@ -54,6 +53,8 @@ CALLERS = 64
 ENTRIES = 6400
 SINGLE = 300
 ROUNDS = 5
+ROOT = Path(__file__).parent.parent
+PEER = ROOT / "build/pymerkle"
 PG_BIN = Path("/usr/lib/postgresql/15/bin")
 Work = Callable[[int], None]
 
@@ -267,23 +268,21 @@ def tree(count: int = 200_000) -> None:
         _ = edge.root
 
     rates = {"hie": _leaves_a_second(ours, count)}
-    try:
-        from pymerkle import InmemoryTree
-    except ImportError:
-        print("  pymerkle is not installed; its line is left out")
+    if (PEER / "bin/python").exists() or _prepare_peer():
+        command = [str(PEER / "bin/python"), str(ROOT / "bench/peer_pymerkle.py"), str(count)]
+        rates["pymerkle 7"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     else:
-
-        def peer() -> None:
-            peers = InmemoryTree(algorithm="sha256")
-            for leaf in leaves:
-                peers.append_entry(leaf)
-            peers.get_root()
-
-        rates["pymerkle"] = _leaves_a_second(peer, count)
+        print("  pymerkle cannot be installed here; its line is left out")
     for name, found in rates.items():
         print(f"  {name:<16}{found:>11,.0f} a second")
     if len(rates) > 1:
-        print(f"  hie / pymerkle: {rates['hie'] / rates['pymerkle']:.1f} times (bar: 3)", flush=True)
+        print(f"  hie / pymerkle: {rates['hie'] / rates['pymerkle 7']:.1f} times (bar: 3)", flush=True)
+
+
+def _prepare_peer() -> bool:
+    subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+    wanted = [str(PEER / "bin/pip"), "install", "-q", "pymerkle==7.0.0"]
+    return subprocess.run(wanted, check=False, capture_output=True).returncode == 0
 
 
 def _leaves_a_second(work: Callable[[], None], count: int) -> float:
@@ -301,9 +300,9 @@ def _leaves_a_second(work: Callable[[], None], count: int) -> float:
 def large(count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="hie-bench-") as folder:
         home = Path(folder)
-        url = f"sqlite:///{home}/hie.sqlite"
-        database = Database(url)
-        metadata.create_all(database.engine)
+        hie = str(Path(sys.executable).with_name("hie"))
+        subprocess.run([hie, "db", "upgrade"], env=_environment(home), check=True, capture_output=True)
+        database = Database(f"sqlite:///{home}/hie.sqlite")
         with database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA synchronous = OFF")
         log = AuditLog(database, system_clock, BASE, seal(home))
@@ -312,9 +311,9 @@ def large(count: int) -> None:
         size = (home / "hie.sqlite").stat().st_size / 1e9
         print(f"a log of {count:,} entries on SQLite, {size:.1f} GB, made in {time.perf_counter() - started:,.0f} s")
         proofs(log, database, count)
-        verified(url, home, count)
         log.close()
         database.close()
+        verified(home, count)
 
 
 def fill(log: AuditLog, database: Database, count: int) -> None:
@@ -349,19 +348,50 @@ def proofs(log: AuditLog, database: Database, count: int) -> None:
     print(f"  a receipt with its proof: p50 {at[49]:.2f} ms, p95 {at[94]:.2f} ms, p99 {at[98]:.2f} ms (bar: 5 ms)")
 
 
-def verified(url: str, home: Path, count: int) -> None:
+def verified(home: Path, count: int) -> None:
+    """`hie audit verify` as an operator runs it, and the most memory that each of its processes ever held."""
     started = time.perf_counter()
-    report = verify(url, seal(home).ring())
-    seconds = time.perf_counter() - started
-    own, workers = (
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    assert report.entries == count
+    command = [str(Path(sys.executable).with_name("hie")), "audit", "verify", "--json"]
+    peaks: dict[int, float] = {}
+    with subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            for pid in (process.pid, *_children(process.pid)):
+                peaks[pid] = max(peaks.get(pid, 0.0), _peak_memory(pid))
+            time.sleep(0.1)
+        seconds = time.perf_counter() - started
+        report = json.loads(process.stdout.read() if process.stdout else "{}")
+    assert report["entries"] == count, report
+    own, *workers = (peaks[pid] for pid in sorted(peaks))
     print(
-        f"  verified: {report.checkpoints:,} checkpoints, {seconds:.1f} s, {count / seconds:,.0f} entries a second "
-        f"with {os.cpu_count()} processes (bar: 60 s for 1,000,000)"
+        f"  verified: {report['checkpoints']:,} checkpoints, {seconds:.1f} s, {count / seconds:,.0f} entries a second "
+        f"with {os.cpu_count()} processors (bar: 60 s for 1,000,000)"
     )
-    print(f"  memory: {own:.0f} MB here, at most {workers:.0f} MB in a worker", flush=True)
+    print(
+        f"  memory (VmHWM): {own:.0f} MB, and {', '.join(f'{peak:.0f}' for peak in workers)} MB in the workers, "
+        f"together {sum(peaks.values()):.0f} MB with what they share counted each time (bar: 200 MB)",
+        flush=True,
+    )
+
+
+def _environment(home: Path) -> dict[str, str]:
+    own = {"HIE_HOME": str(home), "HIE_DATABASE_URL": "", "HIE_BASE_URL": BASE.removesuffix("/fhir")}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **own}
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _peak_memory(pid: int) -> float:
+    """In MB; nothing for a process that has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 def main() -> None:
