@@ -303,8 +303,8 @@ def large(count: int) -> None:
         hie = str(Path(sys.executable).with_name("hie"))
         subprocess.run([hie, "db", "upgrade"], env=_environment(home), check=True, capture_output=True)
         database = Database(f"sqlite:///{home}/hie.sqlite")
-        with database.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA synchronous = OFF")
+        # Filling it takes minutes as it is; nobody waits for these commits.
+        sa.event.listen(database.engine, "connect", lambda opened, _: opened.execute("PRAGMA synchronous = OFF"))
         log = AuditLog(database, system_clock, BASE, seal(home))
         started = time.perf_counter()
         fill(log, database, count)
@@ -324,7 +324,6 @@ def fill(log: AuditLog, database: Database, count: int) -> None:
             for number in range(first, min(first + CALLERS, count))
         ]
         with database.write() as connection:
-            connection.exec_driver_sql("PRAGMA synchronous = OFF")
             log._write(connection, made)
         if sys.stderr.isatty() and first % 64_000 == 0:
             print(f"\r{first:,} of {count:,}", end="", file=sys.stderr, flush=True)

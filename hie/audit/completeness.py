@@ -64,8 +64,8 @@ class Completeness:
                 f"{self.by_body:,} about this report's people are those that the index gives{kept}."
             )
         return (
-            f"Complete by two indexes of the log, which agree on the {self.by_body:,} entries about this report's "
-            f"people{kept}; each was held against its leaf. {self._when_verified()}"
+            f"Complete by two indexes of the log, which agree on {words.count(self.by_body, 'entry', 'entries')} about "
+            f"this report's people{kept}; each was held against its leaf. {self._when_verified()}"
         )
 
     def _when_verified(self) -> str:

@@ -159,6 +159,7 @@ def test_an_oral_request_suspends_for_thirty_days_at_most(database, clock):
 
 def test_the_list_of_an_intermediary_has_what_was_marked_as_part_2(accounting, log, clock):
     notice = {"permit": True, "rule": "consent", "consent": "Consent/c1/_history/2", "obligations": ["42-cfr-2.32"]}
+    notice |= {"consentSha256": "ab" * 32, "count": 3}
     log.record(
         disclosure(),
         disclosure(released=released("Condition", labels=("42CFRPart2", "R"))),
@@ -170,10 +171,31 @@ def test_the_list_of_an_intermediary_has_what_was_marked_as_part_2(accounting, l
     rows = ask(accounting, ReportKind.PART2).rows
     assert [(row["entries"], row["consents"]) for row in rows] == [
         ("1 3", "by policy"),
-        ("2", "Consent/c1/_history/2"),
+        ("2", f"Consent/c1/_history/2 (SHA-256 {'ab' * 32})"),
     ]
     clock.forward(days=3 * 366)
     assert ask(accounting, ReportKind.PART2).rows == ()
+
+
+def test_the_audit_report_says_what_decided_and_by_which_text(accounting, log, clock):
+    by = {"consent": "Consent/c1/_history/2", "consentSha256": "ab" * 32}
+    log.record(
+        disclosure(),
+        disclosure(
+            decisions=(
+                {"permit": False, "rule": "consent", **by, "path": [0], "count": 2},
+                {"permit": False, "rule": "not-asked", "consent": "Consent/c2/_history/1", "custodian": "harbor"},
+            )
+        ),
+        event(Kind.FEED, "C", decisions=({"rule": "matching", "verdict": "link"},)),
+    )
+    clock.forward(days=1)
+    assert [row["decisions"] for row in ask(accounting, ReportKind.ONC).rows] == [
+        "permitted 1 by default",
+        f"withheld 2 by consent, Consent/c1/_history/2 (SHA-256 {'ab' * 32}); "
+        "withheld all of harbor by not-asked, Consent/c2/_history/1",
+        "",
+    ]
 
 
 def test_every_access_is_told_in_plain_words(accounting, log, clock):
@@ -280,7 +302,7 @@ def test_a_page_says_what_its_report_was_held_against(accounting, database, cloc
     assert completeness.complete
     assert (completeness.entries, completeness.by_body, completeness.by_column) == (3, 2, 2)
     assert str(completeness) == (
-        "Complete by two indexes of the log, which agree on the 2 entries about this report's people; each was held "
+        "Complete by two indexes of the log, which agree on 2 entries about this report's people; each was held "
         "against its leaf. The log of 3 entries as a whole has not been verified from the console yet."
     )
     LogHealth(database, clock, lambda progress: Found(True, 3, "it holds")).start("officer").join()
