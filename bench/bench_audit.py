@@ -5,7 +5,8 @@
 `append`: 64 callers wait for each entry. "bare" is the same group commit, the same rows with the same indexes and
 guards, and neither leaves hashed into a tree nor tiles, checkpoints, signatures or a high-water mark. "ready" means
 that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "single" commits
-each ready entry by itself. Rounds of all of them alternate, and the median counts.
+each ready entry by itself; how far apart that is from a group hangs on the disk, whose latency is printed too. Rounds
+of all of them alternate, and the median counts.
 
 `tree`: leaves a second of the tree alone, in memory, beside pymerkle's (in a throw-away environment under build/).
 
@@ -138,6 +139,16 @@ def rate(work: Work, count: int) -> float:
         return count / (time.perf_counter() - started)
 
 
+def disk_latency(count: int = 200) -> float:
+    """Milliseconds that one durable write of a page takes: what a single commit pays, and a group shares."""
+    with tempfile.NamedTemporaryFile() as file:
+        started = time.perf_counter()
+        for _ in range(count):
+            os.write(file.fileno(), b"x" * 4096)
+            os.fdatasync(file.fileno())
+        return (time.perf_counter() - started) / count * 1000
+
+
 def events(count: int) -> list[Event]:
     return [disclosure(f"person-{number % 500}", request_id=f"request-{number}") for number in range(count)]
 
@@ -158,7 +169,9 @@ def append(name: str, new_database: Callable[[], Database]) -> None:
     for pair in (("log", "bare"), ("log, ready", "bare, ready")):
         each = [a / b for a, b in zip(rates[pair[0]], rates[pair[1]], strict=True)]
         print(f"  {pair[0]} / {pair[1]}: {statistics.median(each):.0%} (bar: 80 %)")
-    print(f"  log / single: {middle['log'] / middle['single, ready']:.0f} times (bar: 10)", flush=True)
+    for kind in ("log, ready", "bare, ready", "log"):
+        bar = " (bar: 10)" if kind == "log, ready" else ""
+        print(f"  {kind} / single, ready: {middle[kind] / middle['single, ready']:.1f} times{bar}", flush=True)
 
 
 def one_round(kind: str, database: Database, given: Sequence[Event], ready: Sequence[Draft]) -> float:
@@ -401,6 +414,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     if arguments.only in (None, "append"):
+        print(f"a durable write of 4 kB takes {disk_latency():.2f} ms on this disk")
         with sqlite_databases() as new_sqlite:
             append("SQLite", new_sqlite)
         with postgresql_databases(arguments.postgresql) as new_postgresql:
