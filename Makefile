@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test check bench bench-mpi bench-consent
+.PHONY: setup demo test check bench bench-audit bench-mpi bench-consent
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ test: setup check
 
 bench: setup
 	@for script in bench/bench_*.py; do $(BIN)/python $$script; done
+
+bench-audit: setup
+	@$(BIN)/python bench/bench_audit.py
+	@$(BIN)/python bench/bench_review.py
 
 bench-consent: setup
 	@$(BIN)/python bench/bench_consent.py

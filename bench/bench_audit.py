@@ -5,9 +5,10 @@
 `append`: 64 callers wait for each entry. "bare" is the same group commit, the same rows with the same indexes and
 guards, and neither leaves hashed into a tree nor tiles, checkpoints, signatures or a high-water mark. "ready" means
 that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "single" commits
-each ready entry by itself. Rounds of all of them alternate, and the median counts.
+each ready entry by itself; how far apart that is from a group hangs on the disk, whose latency is printed too. Rounds
+of all of them alternate, and the median counts.
 
-`tree`: leaves a second of the tree alone, in memory, beside pymerkle's (`pip install pymerkle` to see that line).
+`tree`: leaves a second of the tree alone, in memory, beside pymerkle's (in a throw-away environment under build/).
 
 `large`: a log of a million entries on SQLite, a proof and a receipt out of it, and `hie audit verify` over it.
 
@@ -17,11 +18,11 @@ PostgreSQL: a throw-away server (Debian's package) with its own settings, fsync 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pwd
 import queue
 import random
-import resource
 import shutil
 import socket
 import statistics
@@ -45,7 +46,6 @@ from hie.audit.event import Event
 from hie.audit.log import MAX_BATCH, AuditLog, _Request
 from hie.audit.merkle import RightEdge, leaf_hash
 from hie.audit.rows import insert_entries
-from hie.audit.verify import verify
 from hie.core.clock import system_clock
 from hie.core.database import Database, metadata
 from tests.audit.samples import BASE, disclosure, seal
@@ -54,6 +54,8 @@ CALLERS = 64
 ENTRIES = 6400
 SINGLE = 300
 ROUNDS = 5
+ROOT = Path(__file__).parent.parent
+PEER = ROOT / "build/pymerkle"
 PG_BIN = Path("/usr/lib/postgresql/15/bin")
 Work = Callable[[int], None]
 
@@ -137,6 +139,16 @@ def rate(work: Work, count: int) -> float:
         return count / (time.perf_counter() - started)
 
 
+def disk_latency(count: int = 200) -> float:
+    """Milliseconds that one durable write of a page takes: what a single commit pays, and a group shares."""
+    with tempfile.NamedTemporaryFile() as file:
+        started = time.perf_counter()
+        for _ in range(count):
+            os.write(file.fileno(), b"x" * 4096)
+            os.fdatasync(file.fileno())
+        return (time.perf_counter() - started) / count * 1000
+
+
 def events(count: int) -> list[Event]:
     return [disclosure(f"person-{number % 500}", request_id=f"request-{number}") for number in range(count)]
 
@@ -157,7 +169,9 @@ def append(name: str, new_database: Callable[[], Database]) -> None:
     for pair in (("log", "bare"), ("log, ready", "bare, ready")):
         each = [a / b for a, b in zip(rates[pair[0]], rates[pair[1]], strict=True)]
         print(f"  {pair[0]} / {pair[1]}: {statistics.median(each):.0%} (bar: 80 %)")
-    print(f"  log / single: {middle['log'] / middle['single, ready']:.0f} times (bar: 10)", flush=True)
+    for kind in ("log, ready", "bare, ready", "log"):
+        bar = " (bar: 10)" if kind == "log, ready" else ""
+        print(f"  {kind} / single, ready: {middle[kind] / middle['single, ready']:.1f} times{bar}", flush=True)
 
 
 def one_round(kind: str, database: Database, given: Sequence[Event], ready: Sequence[Draft]) -> float:
@@ -267,23 +281,21 @@ def tree(count: int = 200_000) -> None:
         _ = edge.root
 
     rates = {"hie": _leaves_a_second(ours, count)}
-    try:
-        from pymerkle import InmemoryTree
-    except ImportError:
-        print("  pymerkle is not installed; its line is left out")
+    if (PEER / "bin/python").exists() or _prepare_peer():
+        command = [str(PEER / "bin/python"), str(ROOT / "bench/peer_pymerkle.py"), str(count)]
+        rates["pymerkle 7"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     else:
-
-        def peer() -> None:
-            peers = InmemoryTree(algorithm="sha256")
-            for leaf in leaves:
-                peers.append_entry(leaf)
-            peers.get_root()
-
-        rates["pymerkle"] = _leaves_a_second(peer, count)
+        print("  pymerkle cannot be installed here; its line is left out")
     for name, found in rates.items():
         print(f"  {name:<16}{found:>11,.0f} a second")
     if len(rates) > 1:
-        print(f"  hie / pymerkle: {rates['hie'] / rates['pymerkle']:.1f} times (bar: 3)", flush=True)
+        print(f"  hie / pymerkle: {rates['hie'] / rates['pymerkle 7']:.1f} times (bar: 3)", flush=True)
+
+
+def _prepare_peer() -> bool:
+    subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+    wanted = [str(PEER / "bin/pip"), "install", "-q", "pymerkle==7.0.0"]
+    return subprocess.run(wanted, check=False, capture_output=True).returncode == 0
 
 
 def _leaves_a_second(work: Callable[[], None], count: int) -> float:
@@ -301,20 +313,20 @@ def _leaves_a_second(work: Callable[[], None], count: int) -> float:
 def large(count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="hie-bench-") as folder:
         home = Path(folder)
-        url = f"sqlite:///{home}/hie.sqlite"
-        database = Database(url)
-        metadata.create_all(database.engine)
-        with database.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA synchronous = OFF")
+        hie = str(Path(sys.executable).with_name("hie"))
+        subprocess.run([hie, "db", "upgrade"], env=_environment(home), check=True, capture_output=True)
+        database = Database(f"sqlite:///{home}/hie.sqlite")
+        # Filling it takes minutes as it is; nobody waits for these commits.
+        sa.event.listen(database.engine, "connect", lambda opened, _: opened.execute("PRAGMA synchronous = OFF"))
         log = AuditLog(database, system_clock, BASE, seal(home))
         started = time.perf_counter()
         fill(log, database, count)
         size = (home / "hie.sqlite").stat().st_size / 1e9
         print(f"a log of {count:,} entries on SQLite, {size:.1f} GB, made in {time.perf_counter() - started:,.0f} s")
         proofs(log, database, count)
-        verified(url, home, count)
         log.close()
         database.close()
+        verified(home, count)
 
 
 def fill(log: AuditLog, database: Database, count: int) -> None:
@@ -325,7 +337,6 @@ def fill(log: AuditLog, database: Database, count: int) -> None:
             for number in range(first, min(first + CALLERS, count))
         ]
         with database.write() as connection:
-            connection.exec_driver_sql("PRAGMA synchronous = OFF")
             log._write(connection, made)
         if sys.stderr.isatty() and first % 64_000 == 0:
             print(f"\r{first:,} of {count:,}", end="", file=sys.stderr, flush=True)
@@ -349,19 +360,52 @@ def proofs(log: AuditLog, database: Database, count: int) -> None:
     print(f"  a receipt with its proof: p50 {at[49]:.2f} ms, p95 {at[94]:.2f} ms, p99 {at[98]:.2f} ms (bar: 5 ms)")
 
 
-def verified(url: str, home: Path, count: int) -> None:
+def verified(home: Path, count: int) -> None:
+    """`hie audit verify` as an operator runs it, and the most memory that each of its processes ever held."""
     started = time.perf_counter()
-    report = verify(url, seal(home).ring())
-    seconds = time.perf_counter() - started
-    own, workers = (
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    assert report.entries == count
+    command = [str(Path(sys.executable).with_name("hie")), "audit", "verify", "--json"]
+    peaks: dict[int, float] = {}
+    together = 0.0
+    with subprocess.Popen(command, env=_environment(home), stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            running = (process.pid, *_children(process.pid))
+            peaks |= {pid: max(peaks.get(pid, 0.0), _memory(pid, "status", "VmHWM")) for pid in running}
+            together = max(together, sum(_memory(pid, "smaps_rollup", "Pss") for pid in running))
+            time.sleep(0.2)
+        seconds = time.perf_counter() - started
+        report = json.loads(process.stdout.read() if process.stdout else "{}")
+    assert report["entries"] == count, report
+    own, *workers = (peaks[pid] for pid in sorted(peaks))
     print(
-        f"  verified: {report.checkpoints:,} checkpoints, {seconds:.1f} s, {count / seconds:,.0f} entries a second "
-        f"with {os.cpu_count()} processes (bar: 60 s for 1,000,000)"
+        f"  verified: {report['checkpoints']:,} checkpoints, {seconds:.1f} s, {count / seconds:,.0f} entries a second "
+        f"with {os.cpu_count()} processors (bar: 60 s for 1,000,000)"
     )
-    print(f"  memory: {own:.0f} MB here, at most {workers:.0f} MB in a worker", flush=True)
+    print(
+        f"  memory: VmHWM {own:.0f} MB, and {', '.join(f'{peak:.0f}' for peak in workers)} MB in the workers; together "
+        f"at most {together:.0f} MB with what they share counted once (Pss; bar: 200 MB)",
+        flush=True,
+    )
+
+
+def _environment(home: Path) -> dict[str, str]:
+    own = {"HIE_HOME": str(home), "HIE_DATABASE_URL": "", "HIE_BASE_URL": BASE.removesuffix("/fhir")}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **own}
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _memory(pid: int, file: str, name: str) -> float:
+    """In MB; nothing for a process that has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
 def main() -> None:
@@ -372,6 +416,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     if arguments.only in (None, "append"):
+        print(f"a durable write of 4 kB takes {disk_latency():.2f} ms on this disk")
         with sqlite_databases() as new_sqlite:
             append("SQLite", new_sqlite)
         with postgresql_databases(arguments.postgresql) as new_postgresql:

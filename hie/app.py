@@ -164,7 +164,7 @@ def _verify(settings: Settings, progress: Progress) -> Found:
         witnesses = [witness.key for witness in parse_witnesses(settings.witnesses)]
         seen = own_mark(seal, ring)
         url = settings.effective_database_url
-        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress, start="spawn")
+        report = verify(url, ring, seen=seen, witnesses=witnesses, progress=progress)
     except Wrong as wrong:
         return Found(False, 0, f"The log does not verify: index {wrong.index}: {wrong.reason}.")
     except (LogDamaged, NoteError) as damage:

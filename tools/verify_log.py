@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Verify the disclosure log of an exchange from outside: an export, a receipt, or the log itself over HTTP.
+"""Verify the disclosure log of an exchange from outside: an export, a receipt, AuditEvents, or the log over HTTP.
 
     verify_log.py log.ndjson            --key log.vkey [--checkpoint kept.txt ...]
     verify_log.py answer.tlog-proof     --key log.vkey [--checkpoint kept.txt ...]
+    verify_log.py auditevents.json      --key log.vkey [--checkpoint kept.txt ...]
     verify_log.py https://hie.example/log --key log.vkey [--checkpoint kept.txt ...] [--token TOKEN --bodies]
 
 Needs Python 3.9 and `cryptography`, nothing else; it shares no code with the exchange, so that a mistake there is not
-made here again. The key must come from somewhere else than what is verified: ask the exchange's operator, or keep what
-`/log/key` said on the day you joined. `--checkpoint` takes checkpoints and receipts that you kept: the log must extend
-them. `--witness` takes a witness's vkey, whose cosignature the newest checkpoint then must have.
+made here again. AuditEvents are an answer of `/fhir/AuditEvent`, one event or a Bundle; each carries its own proof. The
+key must come from somewhere else than what is verified: ask the exchange's operator, or keep what `/log/key` said on
+the day you joined. `--checkpoint` takes checkpoints and receipts that you kept: the log must extend them. `--witness`
+takes a witness's vkey, whose cosignature the newest checkpoint then must have.
 
 Exit 0 if everything holds, 1 and one line if it does not, 2 for wrong usage. Formats: c2sp.org/signed-note,
 tlog-checkpoint, tlog-cosignature, tlog-tiles, tlog-proof; RFC 9162 sections 2.1.3.2 and 2.1.4.2.
@@ -24,12 +26,14 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 PROOF_HEADER = "c2sp.org/tlog-proof@v1"
 EXPORT_FORMAT = "hie-log-export@v1"
+EXTENSION = "/StructureDefinition/log-proof"
 ED25519, COSIGNATURE = 1, 4
 BUNDLE = 256
 
@@ -245,6 +249,11 @@ def exported_leaves(lines: Iterable[str], newest: Checkpoint, first: int) -> Ite
 
 
 def verify_receipt(raw: str, keys: list[Key], witnesses: list[Key], kept: list[Checkpoint]) -> str:
+    index, leaf, signed = proved(raw, keys, witnesses, kept)
+    return f"entry {index}, {leaf}, under the checkpoint of {signed.size} entries"
+
+
+def proved(raw: str, keys: list[Key], witnesses: list[Key], kept: list[Checkpoint]) -> tuple[int, str, Checkpoint]:
     head, _, note = raw.partition("\n\n")
     lines = head.split("\n")
     if lines[0] != PROOF_HEADER or len(lines) < 3 or not lines[1].startswith("extra "):
@@ -256,7 +265,42 @@ def verify_receipt(raw: str, keys: list[Key], witnesses: list[Key], kept: list[C
     require_included(sha256(b"\x00" + leaf), index, signed.size, [unbase64(one) for one in lines[3:]], signed.root)
     if any(one.size == signed.size and one.root != signed.root for one in kept):
         raise Wrong(f"another checkpoint of {signed.size} entries was kept: the log has shown two histories")
-    return f"entry {index}, {leaf.decode()}, under the checkpoint of {signed.size} entries"
+    return index, leaf.decode(), signed
+
+
+def verify_events(resource: dict[str, Any], keys: list[Key], witnesses: list[Key], kept: list[Checkpoint]) -> str:
+    """One AuditEvent, or all of a Bundle: each must be the body of the entry that its extension proves."""
+    bundled = resource["resourceType"] == "Bundle"
+    events = [one["resource"] for one in resource.get("entry", [])] if bundled else [resource]
+    indexes, archived = [], 0
+    for event in events:
+        index, leaf, parts = carried(event, keys, witnesses, kept)
+        if "salt" in parts:
+            body = {name: value for name, value in event.items() if name != "extension"}
+            text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            require_body(index, leaf, unbase64(parts["salt"]).hex(), text)
+        else:
+            said = json.loads(leaf)
+            archived += 1
+            if (event["id"], event["recorded"]) != (said["id"], said["time"]):
+                raise Wrong(f"index {index}: the event is of another entry")
+        indexes.append(index)
+    without = f", of {archived} archived ones id and time alone" if archived else ""
+    return f"{len(events)} AuditEvents, each the body of its entry{without}: {' '.join(map(str, indexes)) or 'none'}"
+
+
+def carried(
+    event: dict[str, Any], keys: list[Key], witnesses: list[Key], kept: list[Checkpoint]
+) -> tuple[int, str, dict[str, Any]]:
+    """Index and leaf that the extension of an event proves, and its parts by name."""
+    extensions = event.get("extension", [])
+    if event["resourceType"] != "AuditEvent" or len(extensions) != 1 or not extensions[0]["url"].endswith(EXTENSION):
+        raise Wrong("a resource is no AuditEvent with a proof and nothing else as extension")
+    parts = {part["url"]: value for part in extensions[0]["extension"] for name, value in part.items() if name != "url"}
+    index, leaf, _ = proved(unbase64(parts["proof"]).decode(), keys, witnesses, kept)
+    if parts["index"] != index:
+        raise Wrong(f"index {parts['index']}: the proof is of entry {index}")
+    return index, leaf, parts
 
 
 def verify_served(prefix: str, keys: list[Key], witnesses: list[Key], kept: list[Checkpoint], token: str | None) -> str:
@@ -343,12 +387,15 @@ def run(arguments: argparse.Namespace) -> str:
         begins = file.read(len(PROOF_HEADER))
         if begins == PROOF_HEADER:
             return verify_receipt(begins + file.read(), keys, witnesses, kept)
+        begins += file.readline()
+        if '"resourceType"' in begins or begins.startswith("{\n"):  # in one line, or indented
+            return verify_events(json.loads(begins + file.read()), keys, witnesses, kept)
     return verify_export(arguments.what, keys, witnesses, kept)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", help="an export, a receipt, or the address of a log")
+    parser.add_argument("what", help="an export, a receipt, AuditEvents, or the address of a log")
     parser.add_argument("--key", action="append", required=True, help="the log's vkey, or a file with its vkeys")
     parser.add_argument("--checkpoint", action="append", default=[], help="a checkpoint or receipt that you kept")
     parser.add_argument("--witness", action="append", default=[], help="a witness's vkey, or a file with some")

@@ -25,6 +25,17 @@ PART2_NOTICE = "42-cfr-2.32"
 
 
 @dataclass(frozen=True)
+class Governing:
+    """A version of a consent that decided, and the SHA-256 of its text; empty in entries before that was kept."""
+
+    reference: str
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reference} (SHA-256 {self.sha256})" if self.sha256 else self.reference
+
+
+@dataclass(frozen=True)
 class Access:
     """Who did what to whose data, when and why. An archived entry has its place and time alone."""
 
@@ -52,7 +63,10 @@ class Access:
     """The reason that was declared."""
     released: tuple[Released, ...]
     sources: tuple[SourceOutcome, ...]
-    consents: tuple[str, ...]
+    consents: tuple[Governing, ...]
+    """By which something was released."""
+    decisions: tuple[str, ...]
+    """The decision trace, a phrase each: what was decided by which rule or version of a consent, how often."""
     part2_notice: bool
     withheld: int
     archived: bool = False
@@ -125,6 +139,7 @@ def read(entry: Entry) -> Access:
         released=tuple(_released(entities)),
         sources=tuple(_sources(entities)),
         consents=tuple(dict.fromkeys(_consents(decisions))),
+        decisions=tuple(map(_phrase, (entity for entity in decisions if _detail(entity, "permit")))),
         part2_notice=any(PART2_NOTICE in d["valueString"] for e in decisions for d in e.get("detail", [])),
         withheld=int(_detail(next((e for e in entities if _role(e) == codes.PATIENT_ROLE.code), {}), "withheld") or 0),
         archived=entry.archived,
@@ -180,7 +195,18 @@ def _sources(entities: list[Resource]) -> Iterator[SourceOutcome]:
             yield SourceOutcome(member_id, _detail(entity, "status") or "", int(_detail(entity, "count") or 0))
 
 
-def _consents(decisions: list[Resource]) -> Iterator[str]:
+def _phrase(decision: Resource) -> str:
+    by = _detail(decision, "rule") or ""
+    if reference := _reference(decision):
+        by = f"{by}, {Governing(reference, _detail(decision, 'consentSha256') or '')}"
+    what = "permitted" if _detail(decision, "permit") == "true" else "withheld"
+    number = _detail(decision, "count")
+    custodian = _detail(decision, "custodian")
+    times = f" {number}" if number else f" all of {custodian}" if custodian else ""
+    return f"{what}{times} by {by}"
+
+
+def _consents(decisions: list[Resource]) -> Iterator[Governing]:
     for entity in decisions:
-        if _reference(entity).startswith("Consent/"):
-            yield _reference(entity)
+        if _reference(entity).startswith("Consent/") and _detail(entity, "permit") == "true":
+            yield Governing(_reference(entity), _detail(entity, "consentSha256") or "")

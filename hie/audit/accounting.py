@@ -28,7 +28,7 @@ from hie.audit.entry import Entry
 from hie.audit.event import Event, Kind, Outcome
 from hie.audit.query import AuditQuery, Cursor, search
 from hie.audit.suspensions import Suspension, standing
-from hie.core.caller import EXCHANGE, Caller
+from hie.core.caller import COMMAND_LINE, EXCHANGE, Caller
 from hie.core.clock import Clock, instant
 from hie.core.database import Database
 from hie.core.errors import BadRequest
@@ -146,6 +146,7 @@ FIELDS: Mapping[ReportKind, tuple[Field, ...]] = {
         purpose="Purpose",
         outcome="Outcome",
         sources="Sources",
+        decisions="Decided by",
         request="Request",
         request_id="Request id",
         session="Session",
@@ -159,7 +160,8 @@ class Asked:
     """A report that is asked for. Without `start`, as far back as the law of its kind reaches.
 
     `whole`: a suspended recipient is listed all the same (for the officer, never for the patient).
-    `sort` names a field; without it, oldest first.
+    `sort` names a field; without it, oldest first. `every_body`: search all bodies of the log too, which takes as long
+    as the log is large (`completeness.py`): for the command line, not for a page.
     """
 
     kind: ReportKind
@@ -170,6 +172,7 @@ class Asked:
     whole: bool = False
     sort: str | None = None
     descending: bool = False
+    every_body: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ class Accounting:
         start = asked.start or (years_before(now, _YEARS[asked.kind]) if asked.kind in _YEARS else None)
         person_ids = {same for subject in asked.subjects for same in subject.person_ids}
         with self._database.read() as connection:
-            found, completeness = entries_about(connection, person_ids)
+            found, completeness = entries_about(connection, person_ids, every_body=asked.every_body)
             suspensions = [s for subject in asked.subjects for s in standing(connection, subject.person_ids, now)]
         within = [e for e in found if (start is None or e.recorded >= start) and e.recorded < end]
         accesses = [access for access in map(read, within) if self._belongs(access, asked)]
@@ -317,7 +320,7 @@ class Accounting:
             "what": _what(group),
             "why": words.why(first),
             "required": "no: " + exemption(first) if exemption(first) else "yes",
-            "consents": ", ".join(dict.fromkeys(c for access in group for c in access.consents)) or "by policy",
+            "consents": ", ".join(dict.fromkeys(str(c) for access in group for c in access.consents)) or "by policy",
             "entries": _ranges([access.index for access in group]),
         }
         return {f.name: row[f.name] for f in FIELDS[kind]}
@@ -349,7 +352,7 @@ def read_event(report: Report, form: str, caller: Caller | None, request_id: str
             query=f"report {report.kind.value} as {form}",
             request_id=request_id,
             description=f"{TITLES[report.kind]}: {words.count(len(report.rows), 'line')}, as {form}",
-            client_id=None if caller else "command line",
+            client_id=None if caller else COMMAND_LINE,
         )
         for subject in report.subjects
     )
@@ -433,6 +436,7 @@ def _onc(access: Access) -> dict[str, Value]:
         "purpose": " ".join(access.purposes),
         "outcome": _OUTCOMES.get(access.outcome, access.outcome),
         "sources": " ".join(source.member_id for source in access.sources),
+        "decisions": "; ".join(access.decisions),
         "request": access.request,
         "request_id": access.request_id or "",
         "session": access.session or "",

@@ -1,14 +1,16 @@
 """Rules that look at behaviour: who opened whose records without a reason, and how that differs from the usual.
 
 A `Watch` is fed day by day and keeps what it needs of the last weeks in memory: pure but for asking the `Community`.
-Only accesses for treatment are judged (others have no relation to an encounter). Each alert is one sentence with the
+Only accesses for treatment are judged (others have no relation to an encounter). Unexplained is who has no relation to
+the organization at that time (`relations.explain`) and whom no few colleagues opened in the same week: care is work of
+several, and a registration that came late or never leaves them all without one. Each alert is one sentence with the
 figures behind it; `Thresholds` are settings. `bench/bench_review.py` measures precision and recall on a made-up year.
 
 | rule | fires for |
 |---|---|
 | same-address | somebody of the user's own address, or the user, whatever the organization knows |
 | same-name | somebody of the user's own, rare family name, unless explained |
-| colleague | somebody who works at the user's organization, unless explained |
+| colleague | somebody who works at the user's organization, unless explained or seen by others too |
 | vip | somebody with a VIP flag, unless explained |
 | volume | a day with far more people than the own median and than the colleagues' highest days, many unexplained |
 | off-hours | several unexplained people in the night, by somebody who does not work at night |
@@ -23,7 +25,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
@@ -36,6 +38,7 @@ from hie.audit.words import count
 
 Actor = tuple[str, str]
 """Organization and user."""
+_LOOSE = "without an encounter, a registration or a colleague on the same patient"
 
 
 class Rule(StrEnum):
@@ -104,11 +107,13 @@ class _Day:
     history: Sequence[_Tally]
     user: UserFacts | None
     facts: Mapping[str, PersonFacts]
+    shared: Collection[str]
+    """People whom a few colleagues opened in these days too: care is work of several, a private interest is not."""
 
     @property
     def loose(self) -> dict[str, list[Touch]]:
-        """People without a strong explanation."""
-        return {p: touches for p, touches in self.opened.items() if not self._strong(p)}
+        """People without a strong explanation, and of interest to nobody else at the organization."""
+        return {p: touches for p, touches in self.opened.items() if not self._strong(p) and p not in self.shared}
 
     def _strong(self, person_id: str) -> bool:
         explanation = self.explained.get(person_id)
@@ -123,6 +128,8 @@ class Watch:
         self._limits = thresholds or Thresholds()
         self._zone = ZoneInfo(self._limits.time_zone)
         self._history: defaultdict[Actor, deque[_Tally]] = defaultdict(deque)
+        self._openers: defaultdict[tuple[str, str], dict[str, date]] = defaultdict(dict)
+        """By person and organization, who opened the records and when last."""
 
     def day_of(self, at: datetime) -> date:
         """The day of an instant, in the time zone of the settings."""
@@ -171,6 +178,7 @@ class Watch:
             contacts[contact.person_id, contact.organization].append(contact)
         people = self._community.people({t.person_id for t in touches if t.opened})
         users = self._community.users(list(by_actor))
+        self._note_openers(touches)
         return [self._one(actor, own, contacts, users.get(actor), people) for actor, own in sorted(by_actor.items())]
 
     def _one(
@@ -193,7 +201,25 @@ class Watch:
             for person_id, own in opened.items()
         }
         history = self._history.get(actor, ())
-        return _Day(actor, self.day_of(touches[0].at), opened, searches, explained, history, user, people)
+        shared = frozenset(person_id for person_id in opened if self._is_shared(person_id, actor[0]))
+        return _Day(actor, self.day_of(touches[0].at), opened, searches, explained, history, user, people, shared)
+
+    def _note_openers(self, touches: Sequence[Touch]) -> None:
+        today = self.day_of(touches[0].at)
+        oldest = today - timedelta(days=self._limits.team_days)
+        for pair, openers in list(self._openers.items()):
+            kept = {actor: day for actor, day in openers.items() if day >= oldest}
+            if kept:
+                self._openers[pair] = kept
+            else:
+                del self._openers[pair]
+        for touch in touches:
+            if touch.opened:
+                self._openers[touch.person_id, touch.organization][touch.actor] = today
+
+    def _is_shared(self, person_id: str, organization: str) -> bool:
+        """By a few, for what everybody opens without a reason is the talk of the house."""
+        return 1 < len(self._openers.get((person_id, organization), ())) <= self._limits.team_most
 
     def _tally(self, day: _Day) -> _Tally:
         night = sum(any(self._at_night(t) for t in touches) for touches in day.opened.values())
@@ -242,7 +268,7 @@ class Watch:
             day,
             day.opened,
             f"Opened the records of {count(number, 'person', 'people')} on {_date(day.day)}, {len(loose)} of them "
-            f"without an encounter or registration; the own median is {usual:g} a day, and 99 of 100 days of "
+            f"{_LOOSE}; the own median is {usual:g} a day, and 99 of 100 days of "
             f"colleagues stay within {peers}.",
         )
 
@@ -259,7 +285,7 @@ class Watch:
             Rule.OFF_HOURS,
             day,
             night,
-            f"Opened the records of {count(len(night), 'person', 'people')} without an encounter or registration "
+            f"Opened the records of {count(len(night), 'person', 'people')} {_LOOSE} "
             f"between {self._limits.night_start:02}:00 and {self._limits.night_end:02}:00 on {_date(day.day)}; "
             f"{share:.0%} of the own accesses in the last {self._limits.history_days} days fell in those hours.",
         )
@@ -317,7 +343,7 @@ class Watch:
             Rule.SEQUENCE,
             day,
             {touch.person_id: [touch] for touch in best},
-            f"Opened the records of {count(len(best), 'person', 'people')} without an encounter or registration "
+            f"Opened the records of {count(len(best), 'person', 'people')} {_LOOSE} "
             f"within {minutes:.0f} minutes on {_date(day.day)}.",
         )
 
@@ -332,7 +358,7 @@ class Watch:
                     day,
                     {person_id: touches},
                     f"Opened the records of one person on {len(before)} days since {_date(touches[0].at.date())}, each "
-                    "time without an encounter or registration.",
+                    f"time {_LOOSE}.",
                     f"{person_id}:{day.day:%Y-%m}",
                 )
 
@@ -362,7 +388,7 @@ class Watch:
             Rule.UNRELATED,
             day,
             own,
-            f"Opened the records of {count(len(own), 'person', 'people')} without an encounter or registration in "
+            f"Opened the records of {count(len(own), 'person', 'people')} {_LOOSE} in "
             f"{self._limits.unrelated_days} days, of {opened} in all; for colleagues at the same organization it would "
             f"be {share * opened:.1f}.",
             f"{day.day:%Y-%m}",
@@ -378,7 +404,7 @@ def _about_people(day: _Day, limits: Thresholds, community: Community) -> Iterat
         explanation = day.explained[person_id]
         found = _closeness(day.user, person_id, facts, explanation, limits, community)
         if found is None and not (explanation and explanation.strong):
-            found = _standing(facts, day.actor[0])
+            found = _standing(facts, day.actor[0], shared=person_id in day.shared)
         if found:
             rule, who = found
             week = "{}-{}".format(*day.day.isocalendar()[:2])
@@ -408,8 +434,8 @@ def _closeness(
     return Rule.SAME_NAME, f"somebody with the user's own family name, which {share:.2%} of all people here bear"
 
 
-def _standing(facts: PersonFacts, organization: str) -> tuple[Rule, str] | None:
-    if organization in facts.employers:
+def _standing(facts: PersonFacts, organization: str, *, shared: bool) -> tuple[Rule, str] | None:
+    if organization in facts.employers and not shared:
         return Rule.COLLEAGUE, "somebody who works at the same organization"
     return (Rule.VIP, "somebody with a VIP flag") if facts.vip else None
 

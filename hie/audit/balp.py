@@ -313,7 +313,10 @@ def _entities(event: Event, form: _Form, fhir_base: str) -> Iterator[Resource]:
     yield from (_decision(decision) for decision in event.decisions)
     yield from (_source(source) for source in event.sources)
     yield from (_released(released) for released in event.released)
+    listed = {f"{released.type}/{released.id}" for released in event.released}
     for reference in others:
+        if reference in listed:
+            continue  # it stands there with its digest
         yield _entity(codes.resource_type(reference), codes.DOMAIN_RESOURCE, what={"reference": _text(reference)})
 
 

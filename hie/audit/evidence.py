@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
 from hie.audit.checkpoint import Proof, SignedCheckpoint
+from hie.audit.entry import Entry
 from hie.audit.export import export_lines
 from hie.audit.merkle import TILE_WIDTH, Tile, inclusion_proof
 from hie.audit.note import VerifierKey
@@ -15,6 +16,7 @@ from hie.audit.seal import Seal
 from hie.audit.tables import cosignatures, entries
 from hie.audit.tree import StoredTree, newest_size, signed_note
 from hie.core.database import Database
+from hie.core.errors import LogDamaged
 
 
 class Evidence:
@@ -63,15 +65,32 @@ class Evidence:
         with self._database.read() as connection:
             wanted = sa.select(entries.c.entry_index, entries.c.leaf).where(entries.c.entry_id == entry_id)
             found = connection.execute(wanted).first()
-            return proof_of(connection, *found) if found else None
+            return _Proving(connection).proof(*found) if found else None
+
+    def proofs(self, entries: Sequence[Entry]) -> list[Proof]:
+        """The same of many entries of the log, in their order."""
+        with self._database.read() as connection:
+            proving = _Proving(connection)
+            return [proving.proof(entry.index, entry.leaf) for entry in entries]
 
 
-def proof_of(connection: sa.Connection, index: int, leaf: bytes) -> Proof | None:
-    """The proof of an entry that is committed."""
-    cosigned = sa.select(sa.func.max(cosignatures.c.tree_size)).where(cosignatures.c.tree_size > index)
-    size = connection.scalar(cosigned) or newest_size(connection)
-    note = signed_note(connection, size)
-    if note is None:
-        return None
-    path = inclusion_proof(index, size, StoredTree(connection, size))
-    return Proof(index, leaf, tuple(path), SignedCheckpoint.parse(note))
+class _Proving:
+    """Proofs of committed entries under the newest checkpoint, or the newest that is cosigned where it covers them."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._cosigned = connection.scalar(sa.select(sa.func.max(cosignatures.c.tree_size))) or 0
+        self._newest = newest_size(connection)
+        self._under: dict[int, tuple[SignedCheckpoint, StoredTree]] = {}
+
+    def proof(self, index: int, leaf: bytes) -> Proof:
+        size = self._cosigned if index < self._cosigned else self._newest
+        signed, tree = self._under.get(size) or self._read(size)
+        return Proof(index, leaf, tuple(inclusion_proof(index, size, tree)), signed)
+
+    def _read(self, size: int) -> tuple[SignedCheckpoint, StoredTree]:
+        note = signed_note(self._connection, size)
+        if note is None:
+            raise LogDamaged(f"the checkpoint of {size} entries is missing")
+        self._under[size] = SignedCheckpoint.parse(note), StoredTree(self._connection, size)
+        return self._under[size]

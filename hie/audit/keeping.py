@@ -11,6 +11,7 @@ from hie.audit.event import Event, Kind, Outcome
 from hie.audit.merkle import leaf_hash
 from hie.audit.note import VerifierKey
 from hie.audit.tables import entries
+from hie.core.caller import COMMAND_LINE
 from hie.core.clock import instant
 from hie.core.errors import LogDamaged
 
@@ -51,4 +52,5 @@ def _about_the_log(description: str) -> Event:
         query="",
         request_id="",
         description=description,
+        client_id=COMMAND_LINE,
     )

@@ -42,13 +42,13 @@ _COLUMNS: Mapping[str, tuple[tuple[str, float, tuple[str, ...]], ...]] = {
         ("Date and time", 0.2, ("when", "patient", "entry")),
         ("Who", 0.27, ("user_name", "user_id", "role", "organization", "system", "network", "session")),
         ("Action", 0.15, ("action", "event", "outcome", "purpose")),
-        ("Data and request", 0.38, ("data", "sources", "request", "request_id")),
+        ("Data and request", 0.38, ("data", "sources", "decisions", "request", "request_id")),
     ),
 }
 """Columns on paper: heading, share of the width, and the fields that stand in it under one another."""
 _TITLED = frozenset(
     {"last_date", "count", "entries", "entry", "required", "consents"}
-    | {"network", "system", "session", "sources", "request_id", "purpose"}
+    | {"network", "system", "session", "sources", "decisions", "request_id", "purpose"}
 )
 _SMALL = _TITLED | {"recipient_address", "request", "user_id", "role", "organization", "event", "outcome", "patient"}
 _BOLD_FIELDS = frozenset({"recipient", "user_name", "break_glass"})

@@ -31,7 +31,7 @@ from hie.audit.review import uncollected
 from hie.audit.suspensions import Suspension, suspend
 from hie.audit.tables import entries
 from hie.audit.tables_officer import archives, cases, holds, items
-from hie.core.caller import Caller
+from hie.core.caller import COMMAND_LINE, Caller
 from hie.core.clock import Clock
 from hie.core.database import Database
 from hie.core.errors import BadRequest, Conflict, NotFound
@@ -39,7 +39,6 @@ from hie.core.ids import new_id
 
 YEARS = 6
 """The least, and the default; the guard of the log knows the same figure."""
-OPERATOR = "command line"
 _PAGE = 2000
 
 T = TypeVar("T")
@@ -141,13 +140,13 @@ class Retention:
         with self._database.read() as connection:
             kept = self._kept(connection)
             old = _old(connection, cutoff)
-            due = [index for index, person_id in old if index not in kept.indexes and person_id not in kept.person_ids]
+            due = [index for index, person_id in old if kept.lets_go(index, person_id)]
         if not due:
             return Archived(0, len(old), "")
         digest = self._write(path, due)
         self._check(path, due, digest)
-        self._empty(due, digest, caller, request_id)
-        return Archived(len(due), len(old) - len(due), digest)
+        emptied = self._empty(due, digest, caller, request_id)
+        return Archived(emptied, len(old) - emptied, digest)
 
     def check(self, path: Path) -> int:
         """The number of entries of an archive, each proved by its checkpoint and by the log; raises Conflict."""
@@ -200,12 +199,22 @@ class Retention:
         _require(read_again.hexdigest() == digest, f"{path} does not read as it was written; nothing was archived.")
         _require(self.check(path) == len(due), f"{path} has not every entry; nothing was archived.")
 
-    def _empty(self, due: Sequence[int], digest: str, caller: Caller | None, request_id: str) -> None:
-        """The archive is in the log first; then each page of bodies goes, with the rows that let it."""
+    def _empty(self, due: Sequence[int], digest: str, caller: Caller | None, request_id: str) -> int:
+        """The archive is in the log first; then each page of bodies goes, with the rows that let it.
+
+        Writing the file took its time: what a hold or a case wants by now stays, although the file has it too. Who
+        places a hold or opens a case meanwhile waits for the page to be done.
+        """
         details = {"entries": len(due), "first": due[0], "last": due[-1], "sha256": digest}
         self._audit.record(_event("entries archived", details, caller, request_id))
-        for indexes in _pages(due):
+        emptied = 0
+        for page in _pages(due):
             with self._database.write() as connection:
+                if not self._database.is_sqlite:
+                    connection.exec_driver_sql(f"LOCK TABLE {holds.name}, {items.name} IN SHARE MODE")
+                indexes = self._still_due(connection, page)
+                if not indexes:
+                    continue
                 runs = [
                     {
                         "id": new_id(),
@@ -221,6 +230,17 @@ class Retention:
                 connection.execute(
                     sa.update(entries).where(entries.c.entry_index.in_(indexes)).values(body=b"", salt=b"")
                 )
+            emptied += len(indexes)
+        return emptied
+
+    def _still_due(self, connection: sa.Connection, indexes: Sequence[int]) -> list[int]:
+        kept = self._kept(connection)
+        found = sa.select(entries.c.entry_index, entries.c.person_id).where(entries.c.entry_index.in_(indexes))
+        return [
+            index
+            for index, person_id in connection.execute(found.order_by(entries.c.entry_index))
+            if kept.lets_go(index, person_id)
+        ]
 
 
 def emptied_without_archive(connection: sa.Connection) -> list[int]:
@@ -237,6 +257,9 @@ def emptied_without_archive(connection: sa.Connection) -> list[int]:
 class _Kept:
     person_ids: frozenset[str]
     indexes: frozenset[int]
+
+    def lets_go(self, index: int, person_id: str | None) -> bool:
+        return index not in self.indexes and person_id not in self.person_ids
 
 
 def _pages(values: Iterable[T]) -> Iterator[list[T]]:
@@ -289,7 +312,7 @@ def _require(true: bool, sentence: str) -> None:
 
 
 def _by(caller: Caller | None) -> str:
-    return (caller.user_id or caller.client_id or "") if caller else OPERATOR
+    return (caller.user_id or caller.client_id or "") if caller else COMMAND_LINE
 
 
 def _event(description: str, details: dict[str, object], caller: Caller | None, request_id: str) -> Event:
@@ -304,5 +327,5 @@ def _event(description: str, details: dict[str, object], caller: Caller | None, 
         request_id=request_id,
         description=description,
         decisions=(details,),
-        client_id=None if caller else OPERATOR,
+        client_id=None if caller else COMMAND_LINE,
     )

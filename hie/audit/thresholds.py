@@ -25,6 +25,10 @@ class Thresholds:
     history_days: int = 90
     history_min_days: int = 10
     """Days with accesses before a user is held to the own history."""
+    team_days: int = 7
+    """Days in which several users of an organization who open one person are taken for a team."""
+    team_most: int = 6
+    """More users than this are a crowd, whom nothing explains."""
     rare_name_share: float = 0.002
     """A family name that more people than this share says nothing."""
     volume_min: int = 12

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -109,13 +110,14 @@ def verify(
     witnesses: Iterable[VerifierKey] = (),
     progress: Progress = lambda _done, _all: None,
     processes: int | None = None,
-    start: Literal["fork", "spawn"] = "fork",
 ) -> Report:
     """Verify the log in the database at `url` against the public keys of `ring`. Raises Wrong.
 
-    One of `processes` is this one; `start` says how others begin: a program with threads of its own must not fork.
+    Where this process has threads of its own, the others begin from nothing: a fork would take along locks that those
+    threads hold, and wait for them for ever.
     """
     database = Database(url)
+    start: Literal["fork", "spawn"] = "fork" if threading.active_count() == 1 else "spawn"
     readers = _Readers(url, KeyRing(ring.keys), processes or os.cpu_count() or 1, start)
     try:
         return _Verification(database, tuple(seen), tuple(witnesses), progress).run(readers)

@@ -23,6 +23,7 @@ from hie.audit.verify import Report, Seen, Wrong, own_mark
 from hie.audit.verify import verify as verified
 from hie.cli import audit_reports
 from hie.core import schema
+from hie.core.caller import COMMAND_LINE
 from hie.core.clock import system_clock
 from hie.core.config import Settings
 from hie.core.database import Database
@@ -163,6 +164,7 @@ def _exported(first: int) -> Event:
         query="hie audit export",
         request_id=new_id(),
         description=f"The log was exported from the command line, from entry {first} on",
+        client_id=COMMAND_LINE,
     )
 
 

@@ -110,6 +110,7 @@ def report(
                 whole=with_suspended,
                 sort=sort,
                 descending=descending,
+                every_body=True,
             )
         )
         evidence = exchange.audit.evidence

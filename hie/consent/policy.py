@@ -230,6 +230,8 @@ class Compiled:
     verified: bool = True
     covers_part2: bool = False
     warnings: tuple[str, ...] = ()
+    sha256: str = ""
+    """Of the consent's JSON as it is stored; empty where it is not stored (a "what if")."""
 
     @cached_property
     def reference(self) -> str:
@@ -433,6 +435,12 @@ class PersonPolicy:
                 self._governing.clear()
             found = self._governing[key] = _governing(self.consents, (EVERYTHING, member_id), now)
         return found
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """SHA-256 of the consents that were read, by reference: what a decision was made by."""
+        own = {consent.reference: consent.sha256 for policy in self.stricter for consent in policy.consents}
+        return own | {consent.reference: consent.sha256 for consent in self.consents}
 
     @cached_property
     def interest(self) -> Interest:

@@ -6,6 +6,7 @@ person's policy costs one small query.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -57,6 +58,11 @@ class StoredConsent:
     @property
     def reference(self) -> str:
         return f"Consent/{self.id}/_history/{self.version}"
+
+    @property
+    def sha256(self) -> str:
+        """Of its JSON, as it is stored and as it is given out."""
+        return _sha256(orjson.dumps(self.resource))
 
 
 @dataclass(frozen=True)
@@ -301,7 +307,8 @@ class ConsentService:
         made = {}
         for row in connection.execute(query):
             resource = orjson.loads(row.resource)
-            made[row.consent_id, row.version] = compile_consent(resource, row.version, row.person_id)
+            compiled = compile_consent(resource, row.version, row.person_id)
+            made[row.consent_id, row.version] = replace(compiled, sha256=_sha256(row.resource.encode()))
         with self._lock:
             self._compiled.update(made)
             while len(self._compiled) > _REMEMBERED:
@@ -331,6 +338,10 @@ _KEY = (
 def _says_nothing(stored: StoredConsent) -> bool:
     compiled = compile_consent(stored.resource, stored.version, stored.person_id)
     return compiled.root is None or compiled.scope is None
+
+
+def _sha256(stored: bytes) -> str:
+    return hashlib.sha256(stored).hexdigest()
 
 
 def _filed_for(row: sa.Row[Any]) -> RecordId | None:

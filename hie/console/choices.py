@@ -24,6 +24,7 @@ from hie.core.fhir import Resource
 from hie.gateway.api.context import request_id
 from hie.gateway.preview import Change, Preview, Somebody
 from hie.gateway.services import current
+from hie.gateway.trace import consent_shown
 
 KINDS: Mapping[str, tuple[str, str]] = {
     SHARE_ALL: ("Share everything", "Every organization that treats you may see your records from every other."),
@@ -136,12 +137,12 @@ def revoke(stored: StoredConsent) -> StoredConsent:
 
 def record_shown(person_id: str, shown: list[Shown]) -> None:
     """Reading consents is in the log too, before they are shown."""
-    record_references(person_id, tuple(one.stored.reference for one in shown))
+    record_consents(person_id, tuple(one.stored for one in shown))
 
 
-def record_references(person_id: str, references: tuple[str, ...]) -> None:
+def record_consents(person_id: str, consents: tuple[StoredConsent, ...]) -> None:
     """Consents of a person that a page shows, in the log before it shows them."""
-    current().audit.record(_event("E", "shown", person_id, references))
+    current().audit.record(_event("E", "shown", person_id, consents))
 
 
 def with_choice(choice: Choice, person_id: str) -> Change:
@@ -167,12 +168,12 @@ def hidden(preview: Preview) -> tuple[int, int]:
 
 def _recorded(action: str, described: str) -> Callable[[sa.Connection, StoredConsent], None]:
     def also(connection: sa.Connection, stored: StoredConsent) -> None:
-        current().audit.append(connection, _event(action, described, stored.person_id, (stored.reference,)))
+        current().audit.append(connection, _event(action, described, stored.person_id, (stored,)))
 
     return also
 
 
-def _event(action: str, described: str, person_id: str, references: tuple[str, ...]) -> Event:
+def _event(action: str, described: str, person_id: str, consents: tuple[StoredConsent, ...]) -> Event:
     return Event(
         kind=Kind.CONSENT,
         outcome=Outcome.SUCCESS,
@@ -182,5 +183,6 @@ def _event(action: str, described: str, person_id: str, references: tuple[str, .
         query="console consents",
         request_id=request_id(),
         description=f"Consent {described}",
-        entities=references,
+        released=tuple(map(consent_shown, consents)),
+        entities=tuple(stored.reference for stored in consents),
     )

@@ -47,7 +47,7 @@ def without_effect() -> ResponseReturnValue:
     found = [(stored, current().identity.person(stored.person_id)) for stored in held]
     for stored, person in found:
         if person is not None:
-            choices.record_references(person.id, (stored.reference,))
+            choices.record_consents(person.id, (stored,))
     return render_template(
         "console/privacy/without_effect.html",
         items=[

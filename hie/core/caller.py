@@ -10,6 +10,8 @@ from hie.core.scopes import Scopes
 
 EXCHANGE = "exchange"
 """The organization id of the exchange itself, for its own clients and users."""
+COMMAND_LINE = "command line"
+"""Stands as the client of what an operator does with the `hie` command, where there is no caller."""
 
 
 class Role(StrEnum):

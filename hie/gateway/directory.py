@@ -24,7 +24,7 @@ from flask import g, has_request_context
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hie.audit.event import Event, Kind, Outcome
-from hie.core.caller import EXCHANGE, Caller, Role
+from hie.core.caller import COMMAND_LINE, EXCHANGE, Caller, Role
 from hie.core.clock import Clock
 from hie.core.config import Settings
 from hie.core.database import Database
@@ -144,6 +144,7 @@ def change_event(change: Change, caller: Caller | None, request_id: str) -> Even
         query="",
         request_id=request_id,
         description=described,
+        client_id=None if caller else COMMAND_LINE,
         entities=(f"Organization/{change.id}",) if change.what == "member" else (),
     )
 

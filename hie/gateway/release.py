@@ -41,6 +41,7 @@ from hie.core.caller import CHART_ROLES, Caller, Role
 from hie.core.clock import Clock
 from hie.core.errors import Forbidden, HieError, NotFound, ServiceUnavailable
 from hie.core.fhir import Resource
+from hie.gateway import trace
 from hie.gateway.directory import Directory, Member
 from hie.gateway.federation import Federation, Question, SourceAnswer, background_of, query_of
 from hie.gateway.gateway_ids import GatewayIds, LocalId
@@ -234,16 +235,18 @@ class Release:
             request_id=request_id,
         )
         sources = _statuses(answers)
+        closed = trace.not_asked((record.member_id for record in person.records), policy, request)
         issues = self._issues(sources, policy, caller) if types else ()
         asked = [answer for answer in answers if not answer.background]
         if asked and all(answer.useless for answer in asked):
             timed_out = all(answer.failure and answer.failure.status == "timeout" for answer in asked)
-            attempt.refuse(SourcesFailed(issues, all_timed_out=timed_out), person.id, sources)
+            attempt.refuse(SourcesFailed(issues, all_timed_out=timed_out), person.id, sources, steps=closed)
         entries, denials = self._decide(answers, policy, request)
         released = page([entry for entry in entries if keep(entry.resource)])
         patient = person.resource if with_patient else None
         self._tell_custodians(attempt, released)
-        receipts = self._audit.record(attempt.disclosure(person.id, sources, released, denials, patient))
+        steps = (*trace.decided([*(entry.decision for entry in released), *denials], policy), *closed)
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, released, len(denials), steps, patient))
         return ChartAnswer(
             person=person,
             entries=tuple(released),
@@ -281,9 +284,10 @@ class Release:
         entries, denials = self._decide(answers, policy, request)
         self._pace.observe(member.id, time.monotonic() - started)
         if not entries:
-            attempt.refuse(NotFound(_NOT_FOUND), person.id, denials=denials)
+            attempt.refuse(NotFound(_NOT_FOUND), person.id, withheld=len(denials), steps=trace.decided(denials, policy))
         self._tell_custodians(attempt, entries)
-        receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, denials))
+        steps = trace.decided([*(entry.decision for entry in entries), *denials], policy)
+        receipts = self._audit.record(attempt.disclosure(person.id, sources, entries, len(denials), steps))
         return ReadAnswer(entries[0].resource, receipts)
 
     def preview(
@@ -322,7 +326,9 @@ class Release:
             for member in self._directory.members()
             if any(record.member_id == member.id for record in person.records)
         ]
-        self._audit.record(attempt.explained(person.id, [d for own in decided.values() for _, d in own]))
+        self._audit.record(
+            attempt.explained(person.id, supposed.steps([d for own in decided.values() for _, d in own]))
+        )
         return Preview(person.id, tuple(sources), restricts(policy))
 
     def recode(
@@ -349,7 +355,7 @@ class Release:
             decisions += [item.decision for item in after]
             pairs = [(b.view.type, b.decision, a.decision) for b, a in zip(before, after, strict=True)]
             found += recoded(own[0].member.id, own[0].member.name, pairs)
-        self._audit.record(supposed.attempt.explained(supposed.person.id, decisions))
+        self._audit.record(supposed.attempt.explained(supposed.person.id, supposed.steps(decisions)))
         short = {answer.member.name for answer in supposed.answers if answer.failure}
         return Recoding(supposed.person.id, tuple(found), tuple(sorted(short)))
 
@@ -511,7 +517,7 @@ class Release:
             self._refuse_unasked(reading)
         policy, request = self._governed(reading.attempt, person)
         if not could_release(policy, request, member.id):
-            self._refuse_unasked(reading, person.id)
+            self._refuse_unasked(reading, person.id, trace.not_asked([member.id], policy, request))
         questions = [Question(member, record, local.type, local.id)]
         if reads_labels(policy, request, member.id):
             questions += [Question(member, record, kind, background=True) for kind in background_of(())]
@@ -538,10 +544,12 @@ class Release:
             reading.attempt.refuse(NotFound(_NOT_FOUND))
         return record
 
-    def _refuse_unasked(self, reading: _Reading, person_id: str | None = None) -> NoReturn:
+    def _refuse_unasked(
+        self, reading: _Reading, person_id: str | None = None, steps: Sequence[trace.Step] = ()
+    ) -> NoReturn:
         """There is nothing for this caller, and no member was asked: not sooner than if one had been."""
         self._pace.wait(reading.gateway_id, reading.started, reading.deadline_at)
-        reading.attempt.refuse(NotFound(_NOT_FOUND), person_id)
+        reading.attempt.refuse(NotFound(_NOT_FOUND), person_id, steps=steps)
 
     def _refuse_failed(self, attempt: _Attempt, member: Member, answer: SourceAnswer) -> NoReturn:
         status = answer.failure.status if answer.failure else "invalid"
@@ -664,6 +672,11 @@ class _Supposed:
     request: Request
     answers: Sequence[SourceAnswer]
 
+    def steps(self, decisions: Sequence[Decision]) -> tuple[trace.Step, ...]:
+        """How it was decided, with the members that were not asked."""
+        closed = trace.not_asked((record.member_id for record in self.person.records), self.policy, self.request)
+        return (*trace.decided(decisions, self.policy), *closed)
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -780,7 +793,9 @@ class _Attempt:
         error: HieError,
         person_id: str | None = None,
         sources: Sequence[SourceStatus] = (),
-        denials: Sequence[Decision] = (),
+        *,
+        withheld: int = 0,
+        steps: Sequence[trace.Step] = (),
     ) -> NoReturn:
         """Record the refused or failed attempt, then raise `error`."""
         failed = isinstance(error, SourcesFailed | ServiceUnavailable)
@@ -794,8 +809,8 @@ class _Attempt:
             request_id=self.request_id,
             description=error.message,
             sources=_source_outcomes(sources),
-            decisions=_trace(denials),
-            withheld=len(denials),
+            decisions=tuple(steps),
+            withheld=withheld,
         )
         self.audit.record(event)
         error.audited = True
@@ -806,7 +821,8 @@ class _Attempt:
         person_id: str,
         sources: Sequence[SourceStatus],
         released: Sequence[ChartEntry],
-        denials: Sequence[Decision],
+        withheld: int,
+        steps: tuple[trace.Step, ...],
         patient: Resource | None = None,
     ) -> Event:
         nothing_may_leave = not released and not sources and patient is None
@@ -819,14 +835,14 @@ class _Attempt:
             person_id=person_id,
             query=self.query,
             request_id=self.request_id,
-            description=f"{len(released)} resources released, {len(denials)} withheld{_told(released)}",
+            description=f"{len(released)} resources released, {withheld} withheld{_told(released)}",
             sources=_source_outcomes(sources),
             released=tuple(_manifest(patient, released)),
-            decisions=_trace([entry.decision for entry in released] + list(denials)),
-            withheld=len(denials),
+            decisions=steps,
+            withheld=withheld,
         )
 
-    def explained(self, person_id: str, decisions: Sequence[Decision]) -> Event:
+    def explained(self, person_id: str, steps: tuple[trace.Step, ...]) -> Event:
         return Event(
             kind=Kind.CONSENT,
             outcome=Outcome.SUCCESS,
@@ -836,7 +852,7 @@ class _Attempt:
             query=self.query,
             request_id=self.request_id,
             description="Decision explained; nothing released",
-            decisions=_trace(decisions),
+            decisions=steps,
         )
 
     def search(self, person_id: str | None) -> Event:
@@ -870,21 +886,3 @@ def _sha256(resource: Resource) -> str:
 
 def _source_outcomes(sources: Sequence[SourceStatus]) -> tuple[SourceOutcome, ...]:
     return tuple(SourceOutcome(source.member_id, source.status, source.gave) for source in sources)
-
-
-def _trace(decisions: Sequence[Decision]) -> tuple[dict[str, object], ...]:
-    """The distinct decisions with how many resources each decided."""
-    counted = Counter((d.permit, d.rule, d.consent, d.path, d.break_glass, d.reason, d.obligations) for d in decisions)
-    return tuple(
-        {
-            "permit": permit,
-            "rule": rule,
-            "consent": consent,
-            "path": list(path),
-            "breakGlass": broke,
-            "reason": reason,
-            **({"obligations": list(obligations)} if obligations else {}),
-            "count": count,
-        }
-        for (permit, rule, consent, path, broke, reason, obligations), count in counted.items()
-    )

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from hie.audit.event import Event, Kind, Outcome
 from hie.audit.log import AuditLog
-from hie.core.caller import Caller
+from hie.core.caller import COMMAND_LINE, Caller
 from hie.mpi.people import LinkEvent
 
 
@@ -25,6 +25,7 @@ def record_seen(audit: AuditLog, caller: Caller | None, person_ids: Iterable[str
                 query=page,
                 request_id=request_id,
                 description="Demographics shown for review" if person_id else "Nobody shown",
+                client_id=None if caller else COMMAND_LINE,
             )
             for person_id in (tuple(dict.fromkeys(person_ids)) or (None,))
         )
@@ -45,6 +46,7 @@ def audited(audit: AuditLog, caller: Caller | None, request_id: str) -> Callable
                 query="",
                 request_id=request_id,
                 description=f"Link decision {event.kind.value}, event {event.id}: {event.reason}",
+                client_id=None if caller else COMMAND_LINE,
             )
             for person_id in event.people
         )

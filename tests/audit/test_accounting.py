@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from hie.audit.accounting import Accounting, Asked, ReportKind, Subject, read_event, years_before
 from hie.audit.event import Kind, Outcome, Released, SourceOutcome
+from hie.audit.health import Found, LogHealth
 from hie.audit.query import AuditQuery
 from hie.audit.suspensions import Suspension, suspend
 from hie.core.caller import EXCHANGE, Role
@@ -158,6 +159,7 @@ def test_an_oral_request_suspends_for_thirty_days_at_most(database, clock):
 
 def test_the_list_of_an_intermediary_has_what_was_marked_as_part_2(accounting, log, clock):
     notice = {"permit": True, "rule": "consent", "consent": "Consent/c1/_history/2", "obligations": ["42-cfr-2.32"]}
+    notice |= {"consentSha256": "ab" * 32, "count": 3}
     log.record(
         disclosure(),
         disclosure(released=released("Condition", labels=("42CFRPart2", "R"))),
@@ -169,10 +171,31 @@ def test_the_list_of_an_intermediary_has_what_was_marked_as_part_2(accounting, l
     rows = ask(accounting, ReportKind.PART2).rows
     assert [(row["entries"], row["consents"]) for row in rows] == [
         ("1 3", "by policy"),
-        ("2", "Consent/c1/_history/2"),
+        ("2", f"Consent/c1/_history/2 (SHA-256 {'ab' * 32})"),
     ]
     clock.forward(days=3 * 366)
     assert ask(accounting, ReportKind.PART2).rows == ()
+
+
+def test_the_audit_report_says_what_decided_and_by_which_text(accounting, log, clock):
+    by = {"consent": "Consent/c1/_history/2", "consentSha256": "ab" * 32}
+    log.record(
+        disclosure(),
+        disclosure(
+            decisions=(
+                {"permit": False, "rule": "consent", **by, "path": [0], "count": 2},
+                {"permit": False, "rule": "not-asked", "consent": "Consent/c2/_history/1", "custodian": "harbor"},
+            )
+        ),
+        event(Kind.FEED, "C", decisions=({"rule": "matching", "verdict": "link"},)),
+    )
+    clock.forward(days=1)
+    assert [row["decisions"] for row in ask(accounting, ReportKind.ONC).rows] == [
+        "permitted 1 by default",
+        f"withheld 2 by consent, Consent/c1/_history/2 (SHA-256 {'ab' * 32}); "
+        "withheld all of harbor by not-asked, Consent/c2/_history/1",
+        "",
+    ]
 
 
 def test_every_access_is_told_in_plain_words(accounting, log, clock):
@@ -268,15 +291,83 @@ def three(log, clock):
 
 
 def test_an_untouched_log_makes_a_complete_report(accounting, three):
-    completeness = ask(accounting).completeness
+    completeness = ask(accounting, every_body=True).completeness
     assert completeness.complete
     assert (completeness.entries, completeness.by_body, completeness.by_column) == (3, 2, 2)
     assert str(completeness).startswith("Complete: the bodies of all 3 entries of the log were searched, and the 2 ")
 
 
-def test_an_entry_hidden_from_the_index_is_found_and_listed(accounting, database, three):
+def test_a_page_says_what_its_report_was_held_against(accounting, database, clock, three):
+    completeness = ask(accounting).completeness
+    assert completeness.complete
+    assert (completeness.entries, completeness.by_body, completeness.by_column) == (3, 2, 2)
+    assert str(completeness) == (
+        "Complete by two indexes of the log, which agree on 2 entries about this report's people; each was held "
+        "against its leaf. The log of 3 entries as a whole has not been verified from the console yet."
+    )
+    LogHealth(database, clock, lambda progress: Found(True, 3, "it holds")).start("officer").join()
+    assert str(ask(accounting).completeness).endswith(
+        "The log as a whole was last verified on 2 March 2026, up to 3 of 3 entries."
+    )
+
+
+def plans(database, act):
+    """How the database would carry out each statement that `act` reads with, small tables notwithstanding."""
+    asked = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        asked.append((statement, parameters))
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        act()
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
+    with database.read() as connection:
+        if not database.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            connection.exec_driver_sql("SET LOCAL enable_indexonlyscan = off")
+        explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+        return [
+            " / ".join(str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters))
+            for statement, parameters in asked
+            if statement.lstrip().startswith(("SELECT", "WITH")) and "audit_" in statement
+        ]
+
+
+@pytest.mark.parametrize("kind", list(ReportKind))
+def test_a_report_for_a_page_reads_what_its_indexes_give_and_never_the_whole_log(
+    accounting, database, log, clock, kind
+):
+    log.record(*(disclosure(f"person-{n % 50}") for n in range(500)))
+    clock.forward(days=1)
+    found = plans(database, lambda: ask(accounting, kind))
+    assert found
+    whole = "SCAN audit_entries" if database.is_sqlite else "Seq Scan on audit_entries"
+    assert [plan for plan in found if whole in plan or whole.replace("entries", "entities") in plan] == []
+    searched = plans(database, lambda: ask(accounting, kind, every_body=True))
+    assert any(whole in plan or "Filter: (POSITION" in plan for plan in searched)
+
+
+def test_the_patients_page_reads_by_the_index(accounting, database, log):
+    log.record(*(disclosure(f"person-{n % 50}") for n in range(500)))
+    whole = "SCAN audit_entries" if database.is_sqlite else "Seq Scan on audit_entries"
+    assert [plan for plan in plans(database, lambda: accounting.accesses(MARTA)) if whole in plan] == []
+
+
+def test_what_one_index_hides_the_other_gives(accounting, database, three):
     tamper(database, "UPDATE audit_entries SET person_id = 'person-9' WHERE entry_index = 2")
     report = ask(accounting)
+    assert report.rows[0]["entries"] == "0 2"
+    assert report.completeness.problems == ("Entry 2 is about this report's people, and the index does not say so.",)
+    tamper(database, "DELETE FROM audit_entities WHERE entry_index = 2")
+    assert ask(accounting).completeness.complete  # both are gone: the command line and `hie audit verify` see it
+    assert not ask(accounting, every_body=True).completeness.complete
+
+
+def test_an_entry_hidden_from_the_index_is_found_and_listed(accounting, database, three):
+    tamper(database, "UPDATE audit_entries SET person_id = 'person-9' WHERE entry_index = 2")
+    report = ask(accounting, every_body=True)
     assert report.rows[0]["entries"] == "0 2"
     assert report.completeness.problems == ("Entry 2 is about this report's people, and the index does not say so.",)
     assert str(report.completeness).startswith("NOT complete: Entry 2")
@@ -284,7 +375,7 @@ def test_an_entry_hidden_from_the_index_is_found_and_listed(accounting, database
 
 def test_an_entry_put_under_the_wrong_person_is_noticed(accounting, database, three):
     tamper(database, "UPDATE audit_entries SET person_id = 'person-1' WHERE entry_index = 1")
-    assert "Entry 1 stands in the index" in str(ask(accounting).completeness)
+    assert "Entry 1 stands in the index" in str(ask(accounting, every_body=True).completeness)
 
 
 @pytest.mark.parametrize(
@@ -297,25 +388,25 @@ def test_an_entry_put_under_the_wrong_person_is_noticed(accounting, database, th
 )
 def test_an_edited_entry_is_noticed(accounting, database, three, sql, problem):
     tamper(database, sql, **({"raw": b"{}"} if ":raw" in sql else {}))
-    assert problem in ask(accounting).completeness.problems
+    assert problem in ask(accounting, every_body=True).completeness.problems
 
 
 def test_an_edited_time_is_noticed_even_outside_of_the_reports_own(accounting, database, three, clock):
     early = "1999-01-01T00:00:00.000000Z" if database.is_sqlite else datetime(1999, 1, 1, tzinfo=UTC)
     tamper(database, "UPDATE audit_entries SET recorded = :at WHERE entry_index = 0", at=early)
-    assert "Entry 0 is not what its leaf commits to." in ask(accounting).completeness.problems
+    assert "Entry 0 is not what its leaf commits to." in ask(accounting, every_body=True).completeness.problems
 
 
 def test_a_missing_entry_is_noticed(accounting, database, three):
     for table in ("audit_entities", "audit_purposes", "audit_subtypes", "audit_source_failures", "audit_entries"):
         tamper(database, f"DELETE FROM {table} WHERE entry_index = 1")
-    assert ask(accounting).completeness.problems == ("1 entry missing from the log.",)
+    assert ask(accounting, every_body=True).completeness.problems == ("1 entry missing from the log.",)
 
 
 def test_many_problems_are_cut_short(accounting, database, log, clock):
     log.record(*(disclosure() for _ in range(30)))
     clock.forward(days=1)
     tamper(database, "UPDATE audit_entries SET salt = :raw", raw=b"")
-    problems = ask(accounting).completeness.problems
+    problems = ask(accounting, every_body=True).completeness.problems
     assert len(problems) == 21
     assert problems[-1] == "There are 10 more such entries."

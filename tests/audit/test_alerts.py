@@ -13,6 +13,7 @@ from tests.audit.community import FakeCommunity, person, user
 
 MONDAY = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 ROSA, LAKESIDE = "rosa", "lakeside"
+LOOSE = "without an encounter, a registration or a colleague on the same patient"
 
 
 class World:
@@ -157,6 +158,39 @@ def test_a_colleague_and_a_vip_unless_explained(world, facts, rule):
     assert "the organization holds an old record, and no encounter or registration in that time" in alert.sentence
 
 
+def team(world, person_id, size, days=0):
+    for number in range(size):
+        world.open(person_id, MONDAY + timedelta(days=days, minutes=number), f"u{number}")
+
+
+@pytest.mark.parametrize(("others", "days", "fires"), [(0, 0, 1), (1, 0, 0), (2, 6, 0), (1, 8, 2), (6, 0, 7)])
+def test_whom_a_few_colleagues_see_too_is_a_patient_and_whom_everybody_sees_is_talked_about(world, others, days, fires):
+    """A registration that is missing leaves a whole team without a reason; a private interest stays alone."""
+    world.community.facts["marta"] = person("lindqvist", employers=frozenset({LAKESIDE}))
+    team(world, "marta", others)
+    world.open("marta", MONDAY + timedelta(days=days, hours=1))
+    assert world.fired() == [Rule.COLLEAGUE] * fires
+
+
+def test_a_team_explains_no_vip_and_nobody_of_the_users_own(world):
+    world.community.facts["vip"] = person("moreau", vip=True)
+    world.community.facts["kin"] = person("lindqvist", "4 quay road")
+    for person_id in ("vip", "kin"):
+        team(world, person_id, 1)
+        world.open(person_id)
+    assert sorted(world.fired()) == sorted([Rule.VIP, Rule.VIP, Rule.SAME_ADDRESS])
+
+
+def test_people_whom_a_team_sees_do_not_count_as_unexplained(world):
+    world.quiet_weeks()
+    for number in range(8):
+        world.open(f"p{number}", MONDAY + timedelta(minutes=2 * number))
+    assert Rule.SEQUENCE in world.fired()
+    for number in range(8):
+        world.open(f"p{number}", MONDAY + timedelta(hours=5 * number), "nurse")
+    assert Rule.SEQUENCE not in world.fired()
+
+
 def test_somebody_who_works_elsewhere_is_no_colleague(world):
     world.community.facts["ada"] = person(employers=frozenset({"harbor"}))
     world.open("ada")
@@ -181,7 +215,7 @@ def test_a_day_far_above_the_own_history_and_the_colleagues(world):
         world.open(f"stranger-{number}", MONDAY + timedelta(minutes=25 * number), explained=number < 10)
     volume = [alert for alert in world.alerts() if alert.rule is Rule.VOLUME]
     assert [alert.sentence for alert in volume] == [
-        "Opened the records of 20 people on 2 March 2026, 10 of them without an encounter or registration; the own "
+        f"Opened the records of 20 people on 2 March 2026, 10 of them {LOOSE}; the own "
         "median is 5 a day, and 99 of 100 days of colleagues stay within 5."
     ]
     assert len(volume[0].person_ids) == 20
@@ -202,7 +236,7 @@ def test_a_night_of_somebody_who_works_by_day(world):
     (alert,) = world.alerts()
     assert alert.rule is Rule.OFF_HOURS
     assert alert.sentence == (
-        "Opened the records of 3 people without an encounter or registration between 22:00 and 06:00 on 2 March 2026; "
+        f"Opened the records of 3 people {LOOSE} between 22:00 and 06:00 on 2 March 2026; "
         "0% of the own accesses in the last 90 days fell in those hours."
     )
 
@@ -247,9 +281,7 @@ def test_many_people_within_minutes(world):
         world.open(f"stranger-{number}", MONDAY + timedelta(minutes=3 * number))
     world.open("later", MONDAY + timedelta(hours=2))
     alert = next(alert for alert in world.alerts() if alert.rule is Rule.SEQUENCE)
-    assert alert.sentence == (
-        "Opened the records of 6 people without an encounter or registration within 15 minutes on 2 March 2026."
-    )
+    assert alert.sentence == (f"Opened the records of 6 people {LOOSE} within 15 minutes on 2 March 2026.")
     assert alert.entries == (0, 1, 2, 3, 4, 5)
     assert Rule.SEQUENCE not in world.fired(sequence_minutes=10)
 
@@ -262,7 +294,7 @@ def test_more_unrelated_people_in_a_month_than_colleagues_have(world):
     (alert,) = world.alerts()
     assert alert.rule is Rule.UNRELATED
     assert alert.sentence == (
-        "Opened the records of 8 people without an encounter or registration in 30 days, of 83 in all; for colleagues "
+        f"Opened the records of 8 people {LOOSE} in 30 days, of 83 in all; for colleagues "
         "at the same organization it would be 0.5."
     )
     assert len(alert.entries) == 8
@@ -282,9 +314,7 @@ def test_one_person_again_and_again_without_a_reason(world):
         world.open("stranger", MONDAY + timedelta(days=days))
     (alert,) = world.alerts()
     assert alert.rule is Rule.REPEATED
-    assert alert.sentence == (
-        "Opened the records of one person on 3 days since 2 March 2026, each time without an encounter or registration."
-    )
+    assert alert.sentence == (f"Opened the records of one person on 3 days since 2 March 2026, each time {LOOSE}.")
     assert alert.entries == (0, 1, 2)
     assert world.fired(history_days=30) == []
 

@@ -1,15 +1,23 @@
 """`/fhir/AuditEvent` as a privacy officer's client sees it."""
 
 import base64
+import copy
+import json
 from dataclasses import dataclass
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from fhir.resources.R4B.auditevent import AuditEvent
 from fhir.resources.R4B.bundle import Bundle
 from flask import Flask
 
+from hie.audit.checkpoint import Proof, SignedCheckpoint
+from hie.audit.entry import canonical, commitment
+from hie.audit.merkle import leaf_hash, verify_inclusion
+from hie.audit.note import COSIGNATURE, Note, SigningKey
 from hie.audit.query import AuditQuery
+from hie.audit.tables import cosignatures
 from hie.core.caller import Role
 from hie.core.errors import AuditUnavailable, Unauthorized
 from hie.core.scopes import Scopes
@@ -138,11 +146,51 @@ def test_pages_follow_absolute_links_to_the_end(client, log):
     assert seen == [receipt.entry_id for receipt in reversed(receipts)]
 
 
-def test_an_entry_is_given_as_the_log_committed_to_it(client, log):
-    (receipt,) = log.record(disclosure())
+def carried(event):
+    """Index, salt and proof that an AuditEvent carries, and the event without them."""
+    (extension,) = event["extension"]
+    assert extension["url"] == f"{BASE}/StructureDefinition/log-proof"
+    parts = {part.pop("url"): next(iter(part.values())) for part in copy.deepcopy(extension["extension"])}
+    salt, proof = base64.b64decode(parts["salt"]), Proof.parse(base64.b64decode(parts["proof"]))
+    return parts["index"], salt, proof, {name: value for name, value in event.items() if name != "extension"}
+
+
+def test_an_entry_is_given_as_the_log_committed_to_it_with_its_proof(client, log):
+    *_, receipt = log.record(*(disclosure(f"person-{n}") for n in range(300)))
     response = get(client, f"/fhir/AuditEvent/{receipt.entry_id}")
     assert response.status_code == 200
-    assert response.data == log.entry(receipt.index).body
+    AuditEvent.model_validate(response.json)
+    index, salt, proof, event = carried(response.json)
+    body = log.entry(receipt.index).body
+    assert canonical(event) == body
+    assert index == proof.index == receipt.index
+    assert json.loads(proof.leaf)["commit"] == commitment(salt, body)
+
+
+def test_each_event_of_a_page_carries_its_index_and_a_proof_that_holds(client, log):
+    log.record(*(disclosure(f"person-{n % 7}") for n in range(300)))
+    checkpoint = SignedCheckpoint.parse(client.get("/log/checkpoint").data)
+    bundle = get(client, "/fhir/AuditEvent?patient=person-3&_count=500").json
+    Bundle.model_validate(bundle)
+    found = [carried(entry["resource"]) for entry in bundle["entry"]]
+    assert [index for index, *_ in found] == [n for n in reversed(range(300)) if n % 7 == 3]
+    for index, salt, proof, event in found:
+        proof.signed.require_signer(log.evidence.public_keys())
+        assert proof.signed.size >= checkpoint.size
+        assert verify_inclusion(leaf_hash(proof.leaf), index, proof.signed.size, proof.proof, proof.signed.root)
+        assert json.loads(proof.leaf)["commit"] == commitment(salt, canonical(event))
+
+
+def test_the_proof_is_under_the_cosigned_checkpoint_where_that_covers_the_entry(client, log, database):
+    log.record(disclosure("person-1"))
+    witness = SigningKey.generate("w.example/1", COSIGNATURE)
+    line = str(witness.cosign(Note.parse(log.evidence.checkpoint()).text, 1_800_000_000)).encode()
+    with database.write() as connection:
+        connection.execute(cosignatures.insert().values(tree_size=1, witness="w.example/1+00000000", line=line))
+    log.record(disclosure("person-1"))
+    bundle = get(client, "/fhir/AuditEvent?patient=person-1").json
+    found = [carried(entry["resource"])[2] for entry in bundle["entry"]]
+    assert [(proof.index, len(proof.signed.note.signatures)) for proof in found] == [(1, 1), (0, 2)]
 
 
 @pytest.mark.parametrize("entry_id", ["abcdefghijklmnopqrstuvwxyz", "%00", "a" * 500])

@@ -11,7 +11,10 @@ from hie.audit.tables_officer import archives
 from hie.audit.verify import Wrong, verify
 from tests.audit.attack import attacking
 from tests.audit.samples import disclosure, seal
+from tests.audit.test_api import client
 from tests.audit.test_verify_log import run
+
+__all__ = ["client"]
 
 OLD = datetime(2015, 3, 1, 8, tzinfo=UTC)
 
@@ -62,3 +65,16 @@ def test_an_export_with_archived_entries_verifies_outside(archived, tmp_path):
     done = run(path, "--key", key)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("verified: 20 entries")
+
+
+def test_an_archived_event_shows_and_proves_what_is_left_of_it(archived, client, tmp_path):
+    (key,) = archived.evidence.public_keys()
+    path = tmp_path / "event.json"
+    headers = {"Authorization": "Bearer officer"}
+    path.write_bytes(client.get(f"/fhir/AuditEvent/{archived.entry(4).entry_id}", headers=headers).data)
+    done = run(path, "--key", key)
+    assert (
+        done.stdout == "verified: 1 AuditEvents, each the body of its entry, of 1 archived ones id and time alone: 4\n"
+    )
+    path.write_text(path.read_text().replace('"recorded":"2015', '"recorded":"2014'))
+    assert "index 4: the event is of another entry" in run(path, "--key", key).stderr

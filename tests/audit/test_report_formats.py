@@ -157,7 +157,7 @@ def test_on_paper_the_report_says_who_got_what_and_whether_it_is_complete(made):
         "Page 1",
     ):
         assert words in text.replace("\n", " "), words
-    assert "Complete: the bodies of all 1 entries" in text.replace("\n", " ")
+    assert "Complete by two indexes of the log, which agree on 1 entry" in text.replace("\n", " ")
     assert "stands for a letter" not in text
 
 

@@ -1,6 +1,8 @@
 """Retention: what the guard lets through and nothing else, archives that prove themselves, holds that hold."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -279,6 +281,67 @@ def test_a_file_that_does_not_read_as_written_empties_nothing(database, aged, re
     with pytest.raises(Conflict, match="nothing was archived"):
         retention.archive(tmp_path / "a.ndjson", None, "r")
     assert all(bodies(database).values())
+
+
+def between(monkeypatch, step, act):
+    """Have `act` done by somebody else right before a step of an archive run."""
+    run = getattr(Retention, step)
+
+    def late(self, *args):
+        act()
+        return run(self, *args)
+
+    monkeypatch.setattr(Retention, step, late)
+
+
+def test_a_hold_that_is_placed_while_an_archive_is_written_holds(database, aged, retention, tmp_path, monkeypatch):
+    between(monkeypatch, "_empty", lambda: retention.hold("person-1", "Lindqvist v. Harbor", PATIENCE, "r"))
+    path = tmp_path / "a.ndjson"
+    done = retention.archive(path, None, "r")
+    assert (done.entries, done.held) == (1, 3)
+    assert [index for index, kept in bodies(database).items() if not kept] == [1]
+    assert retention.check(path) == 4
+    monkeypatch.undo()
+    retention.lift("person-1", PATIENCE, "r")
+    assert retention.archive(tmp_path / "b.ndjson", None, "r").entries == 3
+    assert verify(database.url, seal(tmp_path).ring(), processes=1).archived == 4
+
+
+def test_a_hold_on_everything_meanwhile_empties_nothing(database, aged, retention, tmp_path, monkeypatch):
+    def everybody():
+        for person_id in ("person-1", "person-2"):
+            retention.hold(person_id, "Lindqvist v. Harbor", PATIENCE, "r")
+
+    between(monkeypatch, "_empty", everybody)
+    done = retention.archive(tmp_path / "a.ndjson", None, "r")
+    assert (done.entries, done.held) == (0, 4)
+    assert all(bodies(database).values())
+
+
+def test_a_hold_waits_for_the_page_that_is_being_emptied_and_then_stands(
+    database, aged, retention, tmp_path, monkeypatch
+):
+    """The hold comes after the run has looked for holds and before it empties: the worst moment."""
+    holding = ThreadPoolExecutor(1)
+    asked, placed = [], threading.Event()
+    still_due = Retention._still_due
+
+    def place():
+        retention.hold("person-1", "Lindqvist v. Harbor", PATIENCE, "r")
+        placed.set()
+
+    def looked(self, connection, indexes):
+        due = still_due(self, connection, indexes)
+        asked.append(holding.submit(place))
+        assert not placed.wait(0.2)
+        return due
+
+    monkeypatch.setattr(Retention, "_still_due", looked)
+    done = retention.archive(tmp_path / "a.ndjson", None, "r")
+    asked[0].result(30)
+    assert (done.entries, done.held) == (4, 0)
+    assert {hold.person_id for hold in retention.holds()} == {"person-1", "person-1-before"}
+    assert verify(database.url, seal(tmp_path).ring(), processes=1).archived == 4
 
 
 # -- what is left of an archived entry

@@ -77,9 +77,11 @@ def test_an_empty_log_verifies_and_is_not_the_start_of_another(database, log, tm
 
 
 def test_beside_a_server_of_many_threads(database, filled, tmp_path):
+    """A fork would take along whatever locks they hold."""
+    assert threading.active_count() > 1
     ring = seal(tmp_path).ring()
-    assert verify(database.url, ring, processes=2, start="spawn").entries == 1100
+    assert verify(database.url, ring, processes=2).entries == 1100
     with attacking(database) as connection:
         connection.execute(sa.text("UPDATE audit_entries SET outcome = '12' WHERE entry_index = 700"))
     with pytest.raises(Wrong, match="index 700: the column outcome is not what the entry says"):
-        verify(database.url, ring, processes=2, start="spawn")
+        verify(database.url, ring, processes=2)

@@ -178,6 +178,53 @@ def test_a_changed_receipt(filled, key, tmp_path):
     assert "index 8: the proof does not lead" in done.stderr
 
 
+@pytest.fixture
+def events(client, filled, tmp_path):
+    """An answer of `/fhir/AuditEvent`, as an officer kept it."""
+    path = tmp_path / "events.json"
+    headers = {"Authorization": "Bearer officer"}
+    path.write_bytes(client.get("/fhir/AuditEvent?patient=person-7", headers=headers).data)
+    return path
+
+
+def test_the_events_of_an_answer_verify_by_what_they_carry(events, key, filled, tmp_path):
+    kept = tmp_path / "kept.txt"
+    kept.write_bytes(filled.evidence.checkpoint())
+    done = run(events, "--key", key, "--checkpoint", kept)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "verified: 6 AuditEvents, each the body of its entry: 257 207 157 107 57 7\n"
+    one = json.loads(events.read_text())["entry"][0]["resource"]
+    events.write_text(json.dumps(dict(reversed(one.items())), indent=2))
+    assert run(events, "--key", key).stdout == "verified: 1 AuditEvents, each the body of its entry: 257\n"
+    events.write_text("{}")
+    assert "this is not an export" in run(events, "--key", key).stderr
+
+
+def changed_part(event, name, value):
+    part = next(part for part in event["extension"][0]["extension"] if part["url"] == name)
+    part[next(key for key in part if key != "url")] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: e.update(outcome="4"), "index 257: the body is not what the leaf commits to"),
+        (lambda e: changed_part(e, "salt", "AA=="), "index 257: the body is not what the leaf commits to"),
+        (lambda e: changed_part(e, "index", 256), "index 256: the proof is of entry 257"),
+        (lambda e: changed_part(e, "proof", "AAAA"), "is not a proof of the form"),
+        (lambda e: e.pop("extension"), "no AuditEvent with a proof"),
+        (lambda e: e["extension"].append(e["extension"][0]), "no AuditEvent with a proof and nothing else"),
+    ],
+)
+def test_a_changed_event_is_named(events, key, change, said):
+    bundle = json.loads(events.read_text())
+    change(bundle["entry"][0]["resource"])
+    events.write_text(json.dumps(bundle))
+    done = run(events, "--key", key)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+
+
 class Quiet(WSGIRequestHandler):
     def log_message(self, *_):
         pass

@@ -5,10 +5,13 @@ Reading the log is itself an entry, durable before the answer, and so is being r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
+from hie.audit.carried import carrying
+from hie.audit.entry import Entry, canonical
 from hie.audit.event import Event, Kind, Outcome
 from hie.audit.iti81 import CURSOR, Asked, page_token, parse
 from hie.audit.query import AuditPage
@@ -40,7 +43,10 @@ def search_by_form() -> Response:
 
 @blueprint.get("/fhir/AuditEvent/<entry_id>")
 def read(entry_id: str) -> Response:
-    """One entry, byte for byte as the log has committed to it; of an archived one what is left."""
+    """One entry with its proof (`hie.audit.carried`); of an archived one what is left.
+
+    Without the extension it is, byte for byte, what the log has committed to.
+    """
     asking = _officer("r")
     _require_json()
     entry = current().audit.find(entry_id) if entry_id.isalnum() else None
@@ -48,7 +54,7 @@ def read(entry_id: str) -> Response:
         _record(asking, Outcome.MINOR, "R", None, "no such entry")
         raise NotFound("There is no such AuditEvent.")
     _record(asking, Outcome.SUCCESS, "R", entry.person_id, "1 entry shown", (f"AuditEvent/{entry.entry_id}",))
-    return _answer(fhir.to_bytes(entry.resource) if entry.archived else entry.body)
+    return _answer(canonical(*_carrying([entry])))
 
 
 def _search(parameters: list[tuple[str, str]]) -> Response:
@@ -59,6 +65,13 @@ def _search(parameters: list[tuple[str, str]]) -> Response:
     described = f"{len(page.entries)} of {page.total} entries shown"
     _record(asking, Outcome.SUCCESS, "E", asked.person_id, described)
     return _answer(fhir.to_bytes(_bundle(asked, page)))
+
+
+def _carrying(entries: Sequence[Entry]) -> list[Resource]:
+    """The AuditEvents of entries, each with its place in the log and the proof of that."""
+    base = current().settings.fhir_base
+    proofs = current().audit.evidence.proofs(entries)
+    return [carrying(entry, proof, base) for entry, proof in zip(entries, proofs, strict=True)]
 
 
 def _answer(body: bytes) -> Response:
@@ -118,8 +131,8 @@ def _bundle(asked: Asked, page: AuditPage) -> Resource:
     bundle: Resource = {"resourceType": "Bundle", "type": "searchset", "total": page.total, "link": links}
     if page.entries:
         bundle["entry"] = [
-            {"fullUrl": f"{base}/{e.entry_id}", "resource": e.resource, "search": {"mode": "match"}}
-            for e in page.entries
+            {"fullUrl": f"{base}/{resource['id']}", "resource": resource, "search": {"mode": "match"}}
+            for resource in _carrying(page.entries)
         ]
     return bundle
 

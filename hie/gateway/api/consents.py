@@ -28,6 +28,7 @@ from hie.core.errors import BadRequest, Forbidden, NotFound, Unprocessable, Unsu
 from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
 from hie.gateway.services import current
+from hie.gateway.trace import consent_shown
 from hie.mpi.identity import Identifier, Person
 
 blueprint = Blueprint("consents", __name__)
@@ -454,5 +455,6 @@ def _event(asking: Caller, action: str, query: str, person_id: str | None, conse
         query=query,
         request_id=request_id(),
         description=f"Consent {described}",
+        released=tuple(map(consent_shown, consents)),
         entities=tuple(stored.reference for stored in consents),
     )

@@ -25,6 +25,7 @@ from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.golden import DATA_ABSENT_REASON, replaced
 from hie.mpi.identity import FeedResult, Identifier, PatientPage, PatientQuery, Person, SourceRecord
+from hie.mpi.index import MatchDecision
 from hie.mpi.patient_search import parse_query, split_or, split_token
 
 blueprint = Blueprint("identity", __name__)
@@ -92,7 +93,21 @@ def _feed_event(asking: Caller, result: FeedResult, merged: bool) -> Event:
         query=_asked("PUT Patient"),
         request_id=request_id(),
         description=f"Patient identity feed: {described}{' (merge)' if merged else ''}",
+        decisions=(_matched(result.decision),) if result.decision else (),
     )
+
+
+def _matched(decision: MatchDecision) -> dict[str, object]:
+    """Whom the matcher took the record for, by itself: link, review (it asks a steward) or new."""
+    best = decision.best
+    return {
+        "rule": "matching",
+        "verdict": decision.verdict.value,
+        "probability": f"{best.probability:.6f}" if best else None,
+        "conflict": best.conflict if best else None,
+        "joined": list(decision.joins),
+        "model": decision.model_version,
+    }
 
 
 def _fed(result: FeedResult) -> Response:
