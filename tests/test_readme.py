@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
     "make test": "this very run",
     "make check": "run by make test",
     "make bench": "bench/*.py",
+    "make bench-audit": "bench/bench_audit.py",
     "make bench-mpi": "bench/bench_mpi.py",
 }
 
