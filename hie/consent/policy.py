@@ -729,13 +729,27 @@ def _or(match: Tri, unknown: bool) -> bool:
 
 
 def _governing(consents: Iterable[Compiled], custodians: Collection[str], now: datetime) -> tuple[Compiled, ...]:
+    """The newest of each group. One that only unverified consents are newer than counts as unverified itself.
+
+    Its denials still count, since to take them back would be to permit, and its permits do not, since it is not the
+    newest: whichever way the two sentences of section 4 are read together, nothing is released that one withholds.
+    """
     groups: dict[tuple[str, str], list[Compiled]] = {}
     for consent in consents:
         if consent.active and consent.scope is not None and not _in_future(consent, now):
             for custodian in consent.custodians.intersection(custodians):
                 groups.setdefault((custodian, consent.scope), []).append(consent)
-    newest = [consent for group in groups.values() for consent in group if not _superseded(consent, group)]
-    return tuple({consent.reference: consent for consent in newest}.values())
+    counting: dict[str, Compiled] = {}
+    for group in groups.values():
+        for consent in group:
+            newer = [other for other in group if _certainly_newer(other, consent)]
+            if any(other.verified for other in newer):
+                continue
+            if not newer:
+                counting[consent.reference] = consent
+            else:
+                counting.setdefault(consent.reference, replace(consent, verified=False))
+    return tuple(counting.values())
 
 
 def _in_future(consent: Compiled, now: datetime) -> bool:
@@ -743,18 +757,11 @@ def _in_future(consent: Compiled, now: datetime) -> bool:
     return start is not None and start > now
 
 
-def _superseded(consent: Compiled, group: Iterable[Compiled]) -> bool:
-    """Dates may be partial: a consent gives way only to one that is certainly newer, else both count.
-
-    One that is not verified supersedes nothing: the permits of such a consent do not count, and to take back another's
-    denial would be to permit. Its denials count beside the others.
-    """
+def _certainly_newer(other: Compiled, consent: Compiled) -> bool:
+    """Dates may be partial: a consent gives way only to one that is certainly newer, else both count."""
+    start = other.dated.start if other.dated else None
     end = consent.dated.end if consent.dated else None
-    for other in group:
-        start = other.dated.start if other.dated and other.verified else None
-        if start is not None and (consent.dated is None or (end is not None and start > end)):
-            return True
-    return False
+    return start is not None and (consent.dated is None or (end is not None and start > end))
 
 
 def _all_governing(policy: PersonPolicy) -> tuple[Compiled, ...]:

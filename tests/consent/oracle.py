@@ -144,7 +144,7 @@ def covers_part2(consent, nodes, view, part2):
 
 
 def that_count(consents, request, view):
-    chosen = []
+    chosen, doubted = [], []
     for custodian in (None, view.member_id):
         for scope in ("patient-privacy", "research"):
             group = [
@@ -157,11 +157,14 @@ def that_count(consents, request, view):
             ]
             for consent in group:
                 last = instants(consent["dateTime"])[1]
-                # Taking back what another denies would be a permit, and those of an unverified one do not count.
-                newer = [c for c in group if instants(c["dateTime"])[0] > last and not unverified(c)]
+                newer = [c for c in group if instants(c["dateTime"])[0] > last]
                 if not newer and consent not in chosen:
                     chosen.append(consent)
-    return chosen
+                elif newer and all(unverified(c) for c in newer):
+                    doubted.append(consent)
+    # Taking back what another denies would be a permit, and those of an unverified one do not count.
+    doubted = [c for k, c in enumerate(doubted) if c not in chosen and c not in doubted[:k]]
+    return [*chosen, *({**c, "verification": [{"verified": False}]} for c in doubted)]
 
 
 def scope_of(consent):

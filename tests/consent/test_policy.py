@@ -327,9 +327,9 @@ def test_an_unverified_consent_takes_back_no_denial_and_adds_its_own():
     assert decide(policy(old_denial, consent({"type": "permit"}, "new", **doubt)), ask(), view()).rule == "consent"
     old_permit = consent({"type": "permit"}, "old", dateTime="2025-01-01")
     keeps_hiv = consent({"type": "permit", "provision": [{"type": "deny", "securityLabel": label("HIV")}]}, **doubt)
-    both = policy(old_permit, keeps_hiv, default="deny")
-    assert decide(both, ask(), view()).permit
-    assert not decide(both, ask(), view("Condition", "HIV")).permit
+    assert not decide(policy(old_permit, keeps_hiv, default="deny"), ask(), view()).permit  # neither's permits count
+    assert decide(policy(old_permit, keeps_hiv), ask(), view()).rule == "default"
+    assert decide(policy(old_permit, keeps_hiv), ask(), view("Condition", "HIV")).rule == "consent"
 
 
 def test_a_verified_consent_takes_the_place_of_an_unverified_one():
