@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import sqlalchemy as sa
 
-from hie.cli.directory import opened
+from hie.cli.opening import opened
 from hie.core.config import Settings
 from hie.core.ids import new_id
 from hie.gateway import manifest

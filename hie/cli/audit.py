@@ -16,17 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hie.audit.checkpoint import PROOF_HEADER, Proof, SignedCheckpoint
 from hie.audit.cosigning import Cosigning, parse_witnesses
 from hie.audit.event import Event, Kind, Outcome
-from hie.audit.log import AuditLog
 from hie.audit.note import NoteError, VerifierKey, encode
 from hie.audit.seal import KeyRing, Seal
 from hie.audit.verify import Report, Seen, Wrong, own_mark
 from hie.audit.verify import verify as verified
 from hie.cli import audit_reports
-from hie.core import schema
+from hie.cli.opening import Opened, opened
 from hie.core.caller import COMMAND_LINE
-from hie.core.clock import system_clock
 from hie.core.config import Settings
-from hie.core.database import Database
 from hie.core.errors import ConfigurationError, HieError, LogDamaged
 from hie.core.ids import new_id
 
@@ -58,8 +55,8 @@ def verify(kept: tuple[Path, ...], keys: Path | None, witness_keys: Path | None,
 
     What was cut off at the end cannot be seen from within: give a checkpoint or a receipt that is newer.
     """
-    with _opened() as (settings, log):
-        seal = Seal.of(settings)
+    with _opened() as exchange:
+        settings, seal = exchange.settings, Seal.of(exchange.settings)
         ring = _public_ring(keys) if keys else seal.ring()
         try:
             mark = [] if keys else own_mark(seal, ring)
@@ -67,7 +64,7 @@ def verify(kept: tuple[Path, ...], keys: Path | None, witness_keys: Path | None,
             raise HieError(f"the log does not verify: {error}") from None
         seen = [_seen(path, ring) for path in kept] + mark
         known = _vkeys(witness_keys) if witness_keys else [w.key for w in parse_witnesses(settings.witnesses)]
-        log.close()
+        exchange.audit.close()
         with _progress() as progress:
             url = settings.effective_database_url
             try:
@@ -86,7 +83,8 @@ def export(first: int) -> None:
 
     The export is itself an entry, and in it. `tools/verify_log.py` checks the file anywhere.
     """
-    with _opened() as (_, log):
+    with _opened() as exchange:
+        log = exchange.audit
         log.check()
         log.record(_exported(first))
         for line in log.evidence.export(first):
@@ -97,8 +95,8 @@ def export(first: int) -> None:
 @audit.command()
 def checkpoint() -> None:
     """Print the newest signed checkpoint. Whoever keeps it can hold the log to it: `hie audit verify --checkpoint`."""
-    with _opened() as (_, log):
-        note = log.evidence.checkpoint()
+    with _opened() as exchange:
+        note = exchange.audit.evidence.checkpoint()
         if note is None:
             raise HieError("The log is empty, so there is no checkpoint.")
         click.echo(note.decode(), nl=False)
@@ -112,10 +110,10 @@ def rotate_key(elsewhere: Path | None) -> None:
     Running workers take it over by themselves. Where the key is the setting HIE_LOG_KEY, --write names the file whose
     content is its new value; until the exchange has been started again with it, nothing is released.
     """
-    with _opened() as (settings, log):
-        if Seal.of(settings).from_environment and elsewhere is None:
+    with _opened() as exchange:
+        if Seal.of(exchange.settings).from_environment and elsewhere is None:
             raise click.UsageError("The key is the setting HIE_LOG_KEY: say with --write where its new value shall go.")
-        click.echo(str(log.rotate_key(elsewhere)))
+        click.echo(str(exchange.audit.rotate_key(elsewhere)))
 
 
 @audit.command()
@@ -124,34 +122,26 @@ def cosign() -> None:
 
     The exchange does this by itself after it has written, every HIE_WITNESS_SECONDS.
     """
-    settings = Settings.load()
-    witnesses = parse_witnesses(settings.witnesses)
+    witnesses = parse_witnesses(Settings.load().witnesses)
     if not witnesses:
         raise ConfigurationError("HIE_WITNESSES names no witness.")
-    with _opened() as (_, log):
-        log.check()
-    database = Database(settings.effective_database_url)
-    asking = Cosigning(database, witnesses, seconds=0)
-    refused = [witness.key.name for witness in witnesses if not asking.ask(witness)]
-    database.close()
+    with _opened() as exchange:
+        exchange.audit.check()
+        asking = Cosigning(exchange.database, witnesses, seconds=0)
+        refused = [witness.key.name for witness in witnesses if not asking.ask(witness)]
     if refused:
         raise HieError(f"Not cosigned by {', '.join(refused)}.")
     click.echo(f"cosigned by {', '.join(witness.key.name for witness in witnesses)}")
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[Settings, AuditLog]]:
-    settings = Settings.load()
-    database = Database(settings.effective_database_url)
-    log = AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings))
+def _opened() -> Iterator[Opened]:
+    """The exchange; raises HieError where its log is damaged."""
     try:
-        schema.require_current(database)
-        yield settings, log
+        with opened() as exchange:
+            yield exchange
     except LogDamaged as damaged:
         raise HieError(f"The disclosure log is not the one that was signed: {damaged}.") from None
-    finally:
-        log.close()
-        database.close()
 
 
 def _exported(first: int) -> Event:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,59 +12,21 @@ import click
 
 from hie.audit.accounting import Accounting, Asked, ReportKind, read_event
 from hie.audit.cases import Case, Item
-from hie.audit.log import AuditLog
 from hie.audit.proved import proofs_for
 from hie.audit.report_formats import Format, render
 from hie.audit.retention import Retention
 from hie.audit.review import Review
-from hie.audit.seal import Seal
 from hie.audit.suspensions import Suspension
 from hie.audit.thresholds import Thresholds
 from hie.audit.words import count
-from hie.core import schema
+from hie.cli.opening import Opened, opened
 from hie.core.clock import instant, system_clock
-from hie.core.config import Settings
-from hie.core.database import Database, ensure_parent
 from hie.core.errors import NotFound
 from hie.core.ids import new_id
 from hie.gateway.community import ExchangeCommunity
-from hie.gateway.directory import Directory
 from hie.gateway.subjects import subject
-from hie.mpi.identity import IdentityService
-from hie.mpi.index import MatchIndex
-from hie.mpi.model import Model
 
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"])
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What these commands work with."""
-
-    settings: Settings
-    database: Database
-    audit: AuditLog
-    directory: Directory
-    identity: IdentityService
-
-
-@contextmanager
-def opened() -> Iterator[Opened]:
-    """Raises ConfigurationError, telling `hie db upgrade`, where the schema is behind."""
-    settings = Settings.load()
-    ensure_parent(settings.effective_database_url)
-    database = Database(settings.effective_database_url)
-    try:
-        schema.require_current(database)
-        yield Opened(
-            settings,
-            database,
-            AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings)),
-            Directory(database, system_clock, settings),
-            IdentityService(database, MatchIndex(Model.load(settings.match_model), database.is_sqlite), system_clock),
-        )
-    finally:
-        database.close()
 
 
 @click.command()

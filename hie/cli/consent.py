@@ -14,6 +14,7 @@ from hie.core.ids import new_id
 from hie.core.purposes import KNOWN
 from hie.gateway.api.decide import answer_of, provision_of
 from hie.gateway.preview import Because, Preview, SourcePreview, somebody
+from hie.gateway.trace import consent_event
 
 
 @click.group()
@@ -60,6 +61,17 @@ def without_effect(most: int) -> None:
     """Active consents that say neither permit nor deny, or about what: each is work for the privacy officer."""
     with exchange() as services:
         for stored in services.consents.without_effect(most):
+            services.audit.record(
+                consent_event(
+                    officer(),
+                    "E",
+                    "shown",
+                    stored.person_id,
+                    [stored],
+                    query="hie consent without-effect",
+                    request_id=new_id(),
+                )
+            )
             click.echo(f"{stored.reference} Patient/{stored.person_id}, filed by {stored.author_organization}")
             for sentence in stored.warnings:
                 click.echo(f"  {sentence}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import click
 
 from hie.cli.officer import exchange, officer
 from hie.consent.choices import CATEGORIES, EMERGENCIES_ONLY, SHARE_ALL, SHARE_SOME, Choice, consent_of
-from hie.consent.fhir import check_consent, compile_consent, relative
-from hie.consent.policy import PersonPolicy
+from hie.consent.fhir import check_consent, relative
 from hie.core.errors import BadRequest
 from hie.core.fhir import Resource, parse_resource
 from hie.core.ids import new_id
 from hie.gateway.api.decide import provision_of
-from hie.gateway.preview import Change
+from hie.gateway.preview import beside
 from hie.gateway.replay import Replay, Replayed
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -52,7 +50,7 @@ def what_if(
         now = services.clock()
         body = _read(file, services.settings.fhir_base) if file else consent_of(choice, person, now)
         found = services.release.replay(
-            officer(), person, _with(body, person), start, query="hie consent what-if", request_id=new_id()
+            officer(), person, beside(body, person), start, query="hie consent what-if", request_id=new_id()
         )
     click.echo("\n".join(told(found)))
 
@@ -82,15 +80,6 @@ def _disclosure(one: Replayed) -> list[str]:
         for rule, consent, path, count in one.reasons
     ]
     return [head, *because]
-
-
-def _with(body: Resource, person: str) -> Change:
-    made = compile_consent({**body, "id": "what-if"}, 1, person)
-
-    def change(policy: PersonPolicy) -> PersonPolicy:
-        return replace(policy, consents=(*policy.consents, made))
-
-    return change
 
 
 def _read(file: Path, fhir_base: str) -> Resource:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hie.cli.directory import Opened, opened
+from hie.cli.opening import Opened, opened
 from hie.core.errors import NotFound
 from hie.gateway import capability
 from hie.gateway.directory import Auth, Client, Member

@@ -8,8 +8,6 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,16 +15,15 @@ import click
 import orjson
 import sqlalchemy as sa
 
+from hie.cli.opening import Opened, opened
 from hie.cli.review import review
-from hie.core import schema
 from hie.core.clock import system_clock
-from hie.core.config import Settings
-from hie.core.database import Database
 from hie.core.errors import BadRequest, NotFound
+from hie.core.ids import new_id
+from hie.gateway.stewardship import record_seen
 from hie.mpi import training
 from hie.mpi.comparison import compare, hard_conflict
 from hie.mpi.demographics import Traits, row_of, traits_of_row
-from hie.mpi.index import MatchIndex
 from hie.mpi.model import DEFAULT_PATH, Model, Score
 from hie.mpi.reindexing import Reindexing
 from hie.mpi.tables_match import match_traits
@@ -118,16 +115,9 @@ def _progress(step: str) -> None:
 @mpi.command()
 def reindex() -> None:
     """Make the match and search indexes anew from the exchange's records, which may go on serving meanwhile."""
-    settings = Settings.load()
-    database = Database(settings.effective_database_url)
-    try:
-        schema.require_current(database)
-        index = MatchIndex(Model.load(settings.match_model), database.is_sqlite)
-        records = Reindexing(database, index, system_clock).run(
-            lambda done, total: _progress(f"{done:,} of {total:,} people")
-        )
-    finally:
-        database.close()
+    with opened() as exchange:
+        run = Reindexing(exchange.database, exchange.index, system_clock).run
+        records = run(lambda done, total: _progress(f"{done:,} of {total:,} people"))
     _progress("")
     click.echo(f"{records:,} records indexed.")
 
@@ -163,8 +153,13 @@ def evaluate(links: Path, truth: Path, at: float, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def explain(a: str, b: str, records: Path | None, model_path: Path | None, as_json: bool) -> None:
     """Say what makes the records A and B (record ids) one person or two, trait by trait in bits."""
-    left, right = (_one_of_csv(records, x) if records else _one_of_exchange(x) for x in (a, b))
-    model = Model.load(model_path or (None if records else Settings.load().match_model))
+    if records:
+        left, right = (_one_of_csv(records, record_id) for record_id in (a, b))
+        model = Model.load(model_path)
+    else:
+        with opened() as exchange:
+            left, right = _of_exchange(exchange, a, b)
+            model = Model.load(model_path or exchange.settings.match_model)
     score = model.score(compare(left, right))
     conflict = hard_conflict(left, right)
     if as_json:
@@ -207,27 +202,20 @@ def _one_of_csv(path: Path, record_id: str) -> Traits:
     return found
 
 
-@contextmanager
-def _connection() -> Iterator[sa.Connection]:
-    database = Database(Settings.load().effective_database_url)
-    try:
-        with database.read() as connection:
-            yield connection
-    finally:
-        database.close()
-
-
 def _from_exchange() -> list[Traits]:
-    with _connection() as connection:
+    with opened() as exchange, exchange.database.read() as connection:
         rows = connection.execute(sa.select(match_traits.c.traits).order_by(match_traits.c.record_id))
         return [Traits.from_json(row.traits) for row in rows]
 
 
-def _one_of_exchange(record_id: str) -> Traits:
-    with _connection() as connection:
-        text = connection.execute(
-            sa.select(match_traits.c.traits).where(match_traits.c.record_id == record_id)
-        ).scalar_one_or_none()
-    if text is None:
-        raise NotFound(f"The exchange has no record {record_id}.")
-    return Traits.from_json(text)
+def _of_exchange(exchange: Opened, *record_ids: str) -> list[Traits]:
+    """Records of the exchange, once the log has that somebody looked at their people. Raises NotFound."""
+    with exchange.database.read() as connection:
+        query = sa.select(match_traits).where(match_traits.c.record_id.in_(record_ids))
+        held = {row.record_id: row for row in connection.execute(query)}
+    missing = next((record_id for record_id in record_ids if record_id not in held), None)
+    if missing is not None:
+        raise NotFound(f"The exchange has no record {missing}.")
+    people = [held[record_id].person_id for record_id in record_ids]
+    record_seen(exchange.audit, None, people, "hie mpi explain", new_id())
+    return [Traits.from_json(held[record_id].traits) for record_id in record_ids]

@@ -9,17 +9,12 @@ import click
 import orjson
 
 from hie.audit.log import AuditLog
-from hie.audit.seal import Seal
+from hie.cli.opening import opened
 from hie.core.clock import instant, system_clock
-from hie.core.config import Settings
-from hie.core.database import Database
 from hie.core.ids import new_id
-from hie.core.schema import require_current
 from hie.gateway.stewardship import audited, record_seen
 from hie.mpi import cms
 from hie.mpi.demographics import traits_of
-from hie.mpi.index import MatchIndex
-from hie.mpi.model import Model
 from hie.mpi.people import By, LinkEvent
 from hie.mpi.stewardship import Case, Side, Stewardship
 
@@ -82,16 +77,8 @@ def _answer(
 
 
 def _with_stewardship(act: Callable[[Stewardship, AuditLog], None]) -> None:
-    settings = Settings.load()
-    database = Database(settings.effective_database_url)
-    try:
-        require_current(database)
-        stewards = Stewardship(database, MatchIndex(Model.load(settings.match_model), database.is_sqlite), system_clock)
-        audit = AuditLog(database, system_clock, settings.fhir_base, Seal.of(settings))
-        act(stewards, audit)
-        audit.close()
-    finally:
-        database.close()
+    with opened() as exchange:
+        act(Stewardship(exchange.database, exchange.index, system_clock), exchange.audit)
 
 
 def _line(case: Case) -> str:

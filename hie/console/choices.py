@@ -7,24 +7,22 @@ revoked here, but is edited where it was written.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from werkzeug.datastructures import MultiDict
 
-from hie.audit.event import Event, Kind, Outcome
+from hie.audit.event import Event
 from hie.consent.choices import CATEGORIES, EMERGENCIES_ONLY, SHARE_ALL, SHARE_SOME, Choice, choice_of, consent_of
-from hie.consent.fhir import compile_consent
 from hie.consent.plain import Summary, summary
-from hie.consent.policy import PersonPolicy
 from hie.consent.service import StoredConsent
 from hie.console import people
 from hie.core.caller import EXCHANGE, Role
 from hie.core.fhir import Resource
 from hie.gateway.api.context import request_id
-from hie.gateway.preview import Change, Preview, Somebody
+from hie.gateway.preview import Change, Preview, Somebody, beside
 from hie.gateway.services import current
-from hie.gateway.trace import consent_shown
+from hie.gateway.trace import consent_event
 
 KINDS: Mapping[str, tuple[str, str]] = {
     SHARE_ALL: ("Share everything", "Every organization that treats you may see your records from every other."),
@@ -147,12 +145,7 @@ def record_consents(person_id: str, consents: tuple[StoredConsent, ...]) -> None
 
 def with_choice(choice: Choice, person_id: str) -> Change:
     """The policy as it would be with this choice."""
-    made = compile_consent(consent_of(choice, person_id, current().clock()) | {"id": "as-chosen"}, 1, person_id)
-
-    def change(policy: PersonPolicy) -> PersonPolicy:
-        return replace(policy, consents=(*policy.consents, made))
-
-    return change
+    return beside(consent_of(choice, person_id, current().clock()), person_id)
 
 
 def anybody(*purposes: str) -> Somebody:
@@ -174,15 +167,7 @@ def _recorded(action: str, described: str) -> Callable[[sa.Connection, StoredCon
 
 
 def _event(action: str, described: str, person_id: str, consents: tuple[StoredConsent, ...]) -> Event:
-    return Event(
-        kind=Kind.CONSENT,
-        outcome=Outcome.SUCCESS,
-        action=action,
-        caller=people.caller(),
-        person_id=person_id,
-        query="console consents",
-        request_id=request_id(),
-        description=f"Consent {described}",
-        released=tuple(map(consent_shown, consents)),
-        entities=tuple(stored.reference for stored in consents),
+    asking = people.caller()
+    return consent_event(
+        asking, action, described, person_id, consents, query="console consents", request_id=request_id()
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hie.consent.fhir import compile_consent
 from hie.consent.policy import Decision, PersonPolicy, Request
 from hie.core.caller import Caller, Role
 from hie.core.clock import Clock
 from hie.core.errors import NotFound
+from hie.core.fhir import Resource
 from hie.gateway.directory import Directory
 
 Change = Callable[[PersonPolicy], PersonPolicy]
@@ -154,6 +156,12 @@ def recoded(member_id: str, member_name: str, pairs: Iterable[tuple[str, Decisio
         revealed[kind] += then.permit and not now.permit
     kinds = sorted((+hidden).keys() | (+revealed).keys())
     return [Recoded(member_id, member_name, kind, hidden[kind], revealed[kind]) for kind in kinds]
+
+
+def beside(consent: Resource, person_id: str) -> Change:
+    """The policy with one more consent, as if it had been filed."""
+    made = compile_consent({**consent, "id": "what-if"}, 1, person_id)
+    return lambda policy: replace(policy, consents=(*policy.consents, made))
 
 
 def somebody(

@@ -308,9 +308,10 @@ class Release:
         """
         supposed = self._suppose(caller, person_id, somebody, types, change, query, request_id)
         attempt, person, policy, answers = supposed.attempt, supposed.person, supposed.policy, supposed.answers
+        sets = self._codes()
         decided = {
             own[0].member.id: [
-                (d.view.type, d.decision) for d in self._decide_member(own, policy, supposed.request, self._codes())
+                (d.view.type, d.decision) for d in self._decide_member(own, policy, supposed.request, sets)
             ]
             for own in _by_member(answers)
         }
@@ -347,10 +348,11 @@ class Release:
         The members are asked once and each resource is decided twice. Raises as `preview` does, and is audited alike.
         """
         supposed = self._suppose(caller, person_id, somebody, types, None, query, request_id)
+        in_force = self._codes()
         found: list[Recoded] = []
         decisions: list[Decision] = []
         for own in _by_member(supposed.answers):
-            before = self._decide_member(own, supposed.policy, supposed.request, self._codes())
+            before = self._decide_member(own, supposed.policy, supposed.request, in_force)
             after = self._decide_member(own, supposed.policy, supposed.request, sets)
             decisions += [item.decision for item in after]
             pairs = [(b.view.type, b.decision, a.decision) for b, a in zip(before, after, strict=True)]
@@ -368,9 +370,7 @@ class Release:
         """
         deadline_at = time.monotonic() + self._query_deadline
         attempt = _Attempt(self._audit, caller, query, request_id)
-        person = self._identity.person(person_id)
-        if person is None:
-            attempt.refuse(NotFound("The exchange knows no such person."))
+        person = self._known(attempt, person_id)
         policy, request = self._governed(attempt, person)
         answers = self._federation.ask(
             person,
@@ -380,9 +380,8 @@ class Release:
             deadline_at=deadline_at,
             request_id=request_id,
         )
-        held = [
-            item for own in _by_member(answers) for item in self._decide_member(own, policy, request, self._codes())
-        ]
+        sets = self._codes()
+        held = [item for own in _by_member(answers) for item in self._decide_member(own, policy, request, sets)]
         views_now = {(d.leaving["resourceType"], d.leaving["id"]): d.view for d in held}
         asked = AuditQuery(
             persons=(self._identity.person_ids(person.id),),
@@ -426,9 +425,7 @@ class Release:
         """Ask the members as for `somebody`, of whom nothing is known but what is supposed."""
         deadline_at = time.monotonic() + self._query_deadline
         attempt = _Attempt(self._audit, caller, query, request_id)
-        person = self._identity.person(person_id)
-        if person is None:
-            attempt.refuse(NotFound("The exchange knows no such person."))
+        person = self._known(attempt, person_id)
         policy, _ = self._governed(attempt, person)
         policy = change(policy) if change else policy
         request = somebody.request(self._clock)
@@ -487,6 +484,13 @@ class Release:
         person = self._governance.shown(caller, self._identity.person(record.person_id)) if record else None
         if record is None or person is None or all(held.member_id != record.member_id for held in person.records):
             return None
+        return person
+
+    def _known(self, attempt: _Attempt, person_id: str) -> Person:
+        """The person whole, for somebody entitled to know."""
+        person = self._identity.person(person_id)
+        if person is None:
+            attempt.refuse(NotFound("The exchange knows no such person."))
         return person
 
     def _candidates(self, caller: Caller, patient: Resource, limit: int, years: int) -> list[Candidate]:
@@ -843,28 +847,21 @@ class _Attempt:
         )
 
     def explained(self, person_id: str, steps: tuple[trace.Step, ...]) -> Event:
-        return Event(
-            kind=Kind.CONSENT,
-            outcome=Outcome.SUCCESS,
-            action="E",
-            caller=self.caller,
-            person_id=person_id,
-            query=self.query,
-            request_id=self.request_id,
-            description="Decision explained; nothing released",
-            decisions=steps,
-        )
+        return replace(self._event(Kind.CONSENT, person_id, "Decision explained; nothing released"), decisions=steps)
 
     def search(self, person_id: str | None) -> Event:
+        return self._event(Kind.SEARCH, person_id, "candidate shown" if person_id else "no candidates")
+
+    def _event(self, kind: Kind, person_id: str | None, description: str) -> Event:
         return Event(
-            kind=Kind.SEARCH,
+            kind=kind,
             outcome=Outcome.SUCCESS,
             action="E",
             caller=self.caller,
             person_id=person_id,
             query=self.query,
             request_id=self.request_id,
-            description="candidate shown" if person_id else "no candidates",
+            description=description,
         )
 
 

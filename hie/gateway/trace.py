@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from hie.audit.event import Released
+from hie.audit.event import Event, Kind, Outcome, Released
 from hie.consent.policy import Decision, PersonPolicy, Request, could_release
 from hie.consent.service import StoredConsent
+from hie.core.caller import Caller
 
 Step = dict[str, object]
 
@@ -41,9 +42,29 @@ def not_asked(member_ids: Iterable[str], policy: PersonPolicy, request: Request)
     return tuple(step for member_id in closed for step in _closed(member_id, policy, request))
 
 
-def consent_shown(stored: StoredConsent) -> Released:
-    """A version of a consent that was filed, or given out, for the manifest."""
-    return Released("Consent", f"{stored.id}/_history/{stored.version}", stored.sha256, ())
+def consent_event(
+    caller: Caller,
+    action: str,
+    described: str,
+    person_id: str | None,
+    consents: Sequence[StoredConsent],
+    *,
+    query: str,
+    request_id: str,
+) -> Event:
+    """Versions of consents that were filed, changed or shown, each with its digest in the manifest."""
+    return Event(
+        kind=Kind.CONSENT,
+        outcome=Outcome.SUCCESS,
+        action=action,
+        caller=caller,
+        person_id=person_id,
+        description=f"Consent {described}",
+        released=tuple(Released("Consent", f"{c.id}/_history/{c.version}", c.sha256, ()) for c in consents),
+        entities=tuple(stored.reference for stored in consents),
+        query=query,
+        request_id=request_id,
+    )
 
 
 def _closed(member_id: str, policy: PersonPolicy, request: Request) -> Iterator[Step]:

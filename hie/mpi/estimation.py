@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from hie.mpi.comparison import LEVELS, TRAITS
 from hie.mpi.model import WITH_FREQUENCIES, Model
+from hie.mpi.training import FLOORS
 
 Floats = npt.NDArray[np.float64]
 
@@ -192,8 +193,6 @@ class Estimator:
         return [table / table.sum(axis=0) for table in made]
 
     def _floored(self, trait: str, shares: Floats) -> Floats:
-        from hie.mpi.training import FLOORS
-
         least = FLOORS["random"].get(trait, {})
         made = np.maximum(shares, [least.get(level, FLOOR) for level in LEVELS[trait]])
         return np.asarray(made / made.sum())

@@ -24,7 +24,7 @@ from tests.mpi.identity.conftest import marta
 
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
-    """An exchange with a model that was trained on a file and links from 0.9999999999 only."""
+    """An exchange with a model that was trained on a file and links from 0.999999999999 only."""
     populations.write(populations.generate(300, 5).records, tmp_path / "people.csv")
     model = tmp_path / "model.json"
     done = CliRunner().invoke(hie, ["mpi", "train", str(tmp_path / "people.csv"), "--output", str(model)])

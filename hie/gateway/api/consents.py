@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from flask import Blueprint, Response, request
 from werkzeug.http import http_date
 
-from hie.audit.event import Event, Kind, Outcome
+from hie.audit.event import Event
 from hie.consent.fhir import organizations, relative, target_of
 from hie.consent.plain import summary
 from hie.consent.service import RecordId, StoredConsent
@@ -28,7 +28,7 @@ from hie.core.errors import BadRequest, Forbidden, NotFound, Unprocessable, Unsu
 from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
 from hie.gateway.services import current
-from hie.gateway.trace import consent_shown
+from hie.gateway.trace import consent_event
 from hie.mpi.identity import Identifier, Person
 
 blueprint = Blueprint("consents", __name__)
@@ -446,15 +446,4 @@ def _found(asking: Caller, asked: _Asked, person_id: str | None, stored: Sequenc
 
 def _event(asking: Caller, action: str, query: str, person_id: str | None, consents: Sequence[StoredConsent]) -> Event:
     described = {"C": "filed", "U": "changed", "R": "read", "E": "searched"}[action]
-    return Event(
-        kind=Kind.CONSENT,
-        outcome=Outcome.SUCCESS,
-        action=action,
-        caller=asking,
-        person_id=person_id,
-        query=query,
-        request_id=request_id(),
-        description=f"Consent {described}",
-        released=tuple(map(consent_shown, consents)),
-        entities=tuple(stored.reference for stored in consents),
-    )
+    return consent_event(asking, action, described, person_id, consents, query=query, request_id=request_id())

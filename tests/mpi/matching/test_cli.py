@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 
 from fixtures.populations import generate, write
+from hie.audit.tables import entries
 from hie.cli.mpi import mpi
-from hie.core.database import Database, metadata
+from hie.core import schema
+from hie.core.database import Database
 from hie.core.errors import NotFound
 from hie.mpi.demographics import traits_of
 from hie.mpi.index import MatchIndex
@@ -57,12 +60,15 @@ def test_explaining_two_records_of_the_exchange(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("HIE_HOME", str(tmp_path))
     monkeypatch.setenv("HIE_DATABASE_URL", url)
     database = Database(url)
-    metadata.create_all(database.engine)
+    schema.upgrade(database)
     with database.write() as connection:
         for name, resource in (("a", patient(suffix="Sr")), ("b", patient(suffix="Jr"))):
             MatchIndex(MODEL, True).store(connection, name, name, traits_of(resource))
-    database.close()
     result = CliRunner().invoke(mpi, ["explain", "a", "b"], catch_exceptions=False)
+    with database.read() as connection:
+        logged = [(row.person_id, row.kind) for row in connection.execute(sa.select(entries))]
+    database.close()
+    assert logged == [("a", "search"), ("b", "search")]
     assert "never linked by itself: different generational suffixes" in result.output
     with pytest.raises(NotFound):
         CliRunner().invoke(mpi, ["explain", "a", "nobody"], catch_exceptions=False)

@@ -133,3 +133,12 @@ def test_hard_conflicts(a: dict[str, Any], b: dict[str, Any], conflict: bool) ->
     left, right = traits_of(patient(ROBERT, **a)), traits_of(patient(ROBERT, **b))
     assert (hard_conflict(left, right) is not None) is conflict
     assert (hard_conflict(right, left) is not None) is conflict
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [("F", "female", "female"), ("m", "M", "male"), ("f", "m", "different"), ("f", "", None), ("other", "f", None)],
+)
+def test_records_of_one_sex_tell_which(a: str, b: str, expected: str | None) -> None:
+    assert level("sex", {"sex": a}, {"sex": b}) == expected
+    assert level("sex", {"sex": b}, {"sex": a}) == expected

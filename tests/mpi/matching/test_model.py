@@ -47,6 +47,16 @@ def test_rare_names_weigh_more_than_common_ones() -> None:
     assert weight(MODEL, *[traits_of_row(rare)] * 2) > weight(MODEL, *[traits_of_row(smith)] * 2) + 5
 
 
+def test_a_woman_of_another_family_name_is_the_likelier_the_same() -> None:
+    """Women change their family name more often than men; nothing else differs between the two pairs."""
+
+    def renamed(sex: str) -> float:
+        kept = {"given": "Robin", "birth_date": "1971-05-06", "sex": sex, "zip": "02110"}
+        return weight(MODEL, *(traits_of_row({**kept, "family": name}) for name in ("Quackenbos", "Lindqvist")))
+
+    assert renamed("f") > renamed("m") + 1
+
+
 def test_the_reasons_add_up_to_the_weight_against_the_likeliest_rival() -> None:
     found = MODEL.score(compare(traits_of(ROBERT), traits_of(patient(given="Bob", birthDate=None))))
     assert (found.match_class, found.other_class) == ("stable", "namesake")
