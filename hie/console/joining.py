@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -20,6 +21,7 @@ from hie.core.caller import Role
 from hie.core.errors import BadRequest, Conflict
 from hie.gateway.api.context import request_id
 from hie.gateway.directory import User
+from hie.gateway.portal import Binding
 from hie.gateway.services import current
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 1024
@@ -69,7 +71,7 @@ def join() -> ResponseReturnValue:
     try:
         with one_verification():
             hashed = current().directory.hash_password(password)
-        current().portal.redeem(given.code, user.email, also=lambda connection: _add(connection, user, hashed))
+        current().portal.redeem(given.code, user.email, also=partial(_add, user, hashed))
     except BadRequest as refused:
         return _form(given, {"code": refused.message}), 400
     except Conflict as taken:
@@ -80,8 +82,21 @@ def join() -> ResponseReturnValue:
     return redirect(url_for("console.my_choices"), 303)
 
 
-def _add(connection: sa.Connection, user: User, password_hash: str) -> None:
+def _add(user: User, password_hash: str, connection: sa.Connection, binding: Binding) -> None:
+    """The account and its binding are in the log or are not there: nobody has signed in yet."""
     current().directory.add_patient(connection, user, password_hash)
+    event = Event(
+        kind=Kind.DIRECTORY,
+        outcome=Outcome.SUCCESS,
+        action="C",
+        caller=None,
+        person_id=current().portal.person_of(binding),
+        query="console join",
+        request_id=request_id(),
+        description=f"Patient's account {user.email} made and bound by a code ({binding.relation.value})",
+        address=request.remote_addr or "",
+    )
+    current().audit.append(connection, event)
 
 
 def _form(given: Joining, mistakes: dict[str, str] | None = None) -> str:

@@ -24,7 +24,7 @@ from hie.gateway import capability
 from hie.gateway.api.context import request_id
 from hie.gateway.directory import Change, Client, Member, change_event
 from hie.gateway.keys import signing_key
-from hie.gateway.portal import Relation
+from hie.gateway.portal import Binding, Relation
 from hie.gateway.services import current
 from hie.mpi.identity import Identifier
 
@@ -144,8 +144,7 @@ def invite(member_id: str) -> ResponseReturnValue:
 def end_binding(member_id: str, binding_id: str) -> ResponseReturnValue:
     """Take back that an account is a patient, or acts for one."""
     member = _editable(member_id)
-    current().portal.end(binding_id, member.patient_id_system)
-    current().audit.record(_note(None, "Patient's account unbound"))
+    current().portal.end(binding_id, member.patient_id_system, also=noted_binding("Patient's account unbound"))
     flash("The account is not bound to the patient any more.")
     return redirect(url_for("console.member", member_id=member.id) + "#patients", 303)
 
@@ -155,6 +154,16 @@ def _noted(member: Member, identifier: Identifier, described: str) -> Callable[[
     event = _note(record.person_id if record else None, described)
 
     def also(connection: sa.Connection) -> None:
+        current().audit.append(connection, event)
+
+    return also
+
+
+def noted_binding(described: str) -> Callable[[sa.Connection, Binding], None]:
+    """The `also` of a binding that is made or ended: its audit entry, in the same transaction."""
+
+    def also(connection: sa.Connection, binding: Binding) -> None:
+        event = _note(current().portal.person_of(binding), f"{described} ({binding.relation.value})")
         current().audit.append(connection, event)
 
     return also

@@ -11,6 +11,7 @@ from hie.consent.choices import CATEGORIES, EMERGENCIES_ONLY, SHARE_ALL, Choice,
 from hie.consent.plain import CLASSES
 from hie.consent.policy import Default, default_of
 from hie.console import choices, people, wording
+from hie.console.members import noted_binding
 from hie.console.protection import limiter
 from hie.core.caller import Role
 from hie.core.errors import BadRequest, NotFound
@@ -85,7 +86,9 @@ def redeem() -> ResponseReturnValue:
     """One more code: another organization's, or that of somebody the user acts for."""
     user = people.require_role(Role.PATIENT)
     try:
-        current().portal.redeem(request.form.get("code", ""), user.email)
+        current().portal.redeem(
+            request.form.get("code", ""), user.email, also=noted_binding("Patient's account bound by a code")
+        )
     except BadRequest as refused:
         return _page(_everybody(), None, mistakes={"code": refused.message}), 400
     flash("The code is accepted.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -50,6 +51,10 @@ class Binding:
     relation: Relation
     since: datetime
     until: datetime | None
+
+
+AlsoBound = Callable[[sa.Connection, Binding], None] | None
+"""What is done in the transaction that makes or ends a binding: its audit entry."""
 
 
 class Portal:
@@ -93,7 +98,7 @@ class Portal:
                 also(connection)
         return code
 
-    def redeem(self, code: str, user_email: str, *, also: Also = None) -> Binding:
+    def redeem(self, code: str, user_email: str, *, also: AlsoBound = None) -> Binding:
         """Bind a user to the patient of a code, which is spent. Raises BadRequest, the same for every bad code."""
         now = self._clock()
         invited = invitations.c
@@ -120,7 +125,7 @@ class Portal:
                 },
             )
             if also is not None:
-                also(connection)
+                also(connection, binding)
         return binding
 
     def bindings(self, user_email: str) -> list[Binding]:
@@ -146,12 +151,17 @@ class Portal:
         acting = sa.and_(sa.or_(*held), bound.relation == Relation.REPRESENTATIVE.value)
         return frozenset(binding.user_email for binding in self._bindings(acting))
 
-    def end(self, binding_id: str, member_id_system: str) -> None:
-        """A member takes back a binding to one of its patients."""
+    def end(self, binding_id: str, member_id_system: str, *, also: AlsoBound = None) -> None:
+        """A member takes back a binding to one of its patients; one that has ended stays as it is."""
         bound = portal_bindings.c
         where = sa.and_(bound.id == binding_id, bound.system == member_id_system, bound.ended.is_(None))
         with self._database.write() as connection:
+            row = connection.execute(sa.select(portal_bindings).where(where).with_for_update()).one_or_none()
+            if row is None:
+                return
             connection.execute(sa.update(portal_bindings).where(where).values(ended=self._clock()))
+            if also is not None:
+                also(connection, _binding(row))
 
     def of_member(self, system: str) -> Sequence[Binding]:
         """Who is bound to patients of the member that assigns `system`."""
@@ -163,17 +173,12 @@ class Portal:
         in_force = sa.and_(where, bound.ended.is_(None), sa.or_(bound.until.is_(None), bound.until > now))
         with self._database.read() as connection:
             rows = connection.execute(sa.select(portal_bindings).where(in_force).order_by(bound.since, bound.id))
-            return [
-                Binding(
-                    row.id,
-                    row.user_email,
-                    Identifier(row.system, row.value),
-                    Relation(row.relation),
-                    row.since,
-                    row.until,
-                )
-                for row in rows
-            ]
+            return [_binding(row) for row in rows]
+
+
+def _binding(row: sa.Row[Any]) -> Binding:
+    identifier = Identifier(row.system, row.value)
+    return Binding(row.id, row.user_email, identifier, Relation(row.relation), row.since, row.until)
 
 
 def _hash(code: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from fixtures.ehr import Records, serve
 from hie.app import create_app
+from hie.audit.entry import Entry
 from hie.audit.query import AuditQuery
 from hie.core import schema
 from hie.core.caller import Caller, Role
@@ -99,9 +100,12 @@ class Town:
         sign_in(page, self.address, email, PASSWORD)
         return page
 
+    def entries(self) -> Sequence[Entry]:
+        """What the log has about the patient."""
+        return self.services.audit.search(AuditQuery(persons=((self.person,),), limit=200)).entries
+
     def kinds(self) -> list[str]:
-        found = self.services.audit.search(AuditQuery(persons=((self.person,),), limit=200))
-        return [entry.kind for entry in found.entries]
+        return [entry.kind for entry in self.entries()]
 
 
 @contextmanager
@@ -272,6 +276,20 @@ def test_a_used_code_and_a_taken_email_are_refused(town: Town) -> None:
     page.get_by_role("button", name="Make the account").click()
     expect(page.get_by_role("alert")).to_contain_text("There is an account with this e-mail.")
     looks_right(page, "join-mistake")
+
+
+def test_who_is_bound_to_a_patient_by_which_road_is_in_the_log(town: Town) -> None:
+    page = joined(town)
+    page.get_by_role("textbox", name="Code").fill(code_from(town))
+    page.get_by_role("button", name="Use the code").click()
+    expect(page.get_by_text("The code is accepted.")).to_be_visible()
+    admin = town.enter(ADMINISTRATOR)
+    admin.goto("/members")
+    admin.get_by_role("button", name="Unbind").first.click()
+    expect(admin.get_by_text("The account is not bound to the patient any more.")).to_be_visible()
+    said = [entry.resource["outcomeDesc"] for entry in town.entries() if entry.kind == "directory"]
+    assert sum("account unbound (self)" in text for text in said) == 1
+    assert sum("bound by a code (self)" in text for text in said) == 2
 
 
 def test_an_account_that_is_bound_to_nobody_sees_nobody(town: Town) -> None:
