@@ -195,7 +195,7 @@ class AuditLog:
         """
         with self._database.write() as connection:
             self._take_lock(connection)
-            head = self._heads.read(connection)
+            head = self._head(connection)
             ring = self._seal.ring()
             following = ring.followed_by(SigningKey.generate(ring.origin), head.size + 1)
             self._seal.prepare_next(following, elsewhere)
@@ -251,10 +251,14 @@ class AuditLog:
     def _write(self, connection: sa.Connection, drafts: Sequence[Draft]) -> tuple[Receipt, ...]:
         """The rows of one transaction, from the head on."""
         self._take_lock(connection)
-        written = awaiting_commit(connection, self)
-        head = written.head if isinstance(written, _Growth) else self._heads.read(connection)
+        head = self._head(connection)
         self._grow(connection, head.edge.copy(), drafts, self._seal.ring().sign)
         return tuple(Receipt(index, d.entry_id, d.leaf_hash) for index, d in enumerate(drafts, head.size))
+
+    def _head(self, connection: sa.Connection) -> Head:
+        """The head by the database, or what this very transaction has already made of it."""
+        written = awaiting_commit(connection, self)
+        return written.head if isinstance(written, _Growth) else self._heads.read(connection)
 
     def _grow(self, connection: sa.Connection, edge: RightEdge, drafts: Sequence[Draft], sign: Sign) -> bytes:
         """Entries, the tree that they make, and the checkpoint that signs it, all in the caller's transaction."""

@@ -1,42 +1,18 @@
-"""Rows into the log's tables, as fast as the drivers take them: executemany on SQLite, binary COPY on PostgreSQL.
+"""Rows into the log's tables.
 
-One transaction holds the log's lock while it inserts, so what this takes is what limits the log. Both fire the guards.
+One transaction holds the log's lock while it inserts, so what this takes is what limits the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import sqlalchemy as sa
 
 from hie.audit.entry import Draft
 from hie.audit.merkle import FullTile
 from hie.audit.tables import SIDES, checkpoints, entities, entries, purposes, source_failures, subtypes, tiles
-
-Row = tuple[Any, ...]
-_TYPES = {sa.String: "text", sa.LargeBinary: "bytea", sa.BigInteger: "int8", sa.SmallInteger: "int2"}
-
-
-def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-    """Rows with a value for every column, in their order. Raises SQLAlchemyError."""
-    if not rows:
-        return
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_statement(table), list(rows))
-        return
-    import psycopg  # only where PostgreSQL is used
-
-    driver: Any = connection.connection.driver_connection
-    try:
-        with driver.cursor() as cursor, cursor.copy(f"COPY {table.name} FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(_types(table))
-            for row in rows:
-                copy.write_row(row)
-    except psycopg.Error as error:
-        told = sa.exc.DBAPIError.instance(f"COPY {table.name}", None, error, psycopg.Error, hide_parameters=True)
-        raise told from None
+from hie.core.bulk import Row, insert
 
 
 def insert_entries(connection: sa.Connection, first: int, drafts: Sequence[Draft]) -> None:
@@ -82,14 +58,3 @@ def _entry(index: int, draft: Draft, as_text: bool) -> Row:
         found.session,
         found.request_id,
     )
-
-
-@cache
-def _statement(table: sa.Table) -> str:
-    return f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.columns))})"
-
-
-@cache
-def _types(table: sa.Table) -> list[str]:
-    """PostgreSQL's names of the columns' types."""
-    return [next((t for kind, t in _TYPES.items() if isinstance(c.type, kind)), "timestamptz") for c in table.columns]

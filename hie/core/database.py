@@ -7,13 +7,10 @@ anything that changes rows, `Database.read()` otherwise. On SQLite a writing tra
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from hie.core.writers import Writers
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -36,7 +35,6 @@ BUSY_TIMEOUT_SECONDS = 10
 _AFTER_COMMIT = "hie_after_commit"
 CHECKPOINT_SECONDS = 0.25
 """How long commits gather in SQLite's write-ahead log before they are copied into the database."""
-_POLL_SECONDS = 0.002
 _PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",
@@ -81,8 +79,16 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite:")
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
-        self._checkpointer = _Checkpointer(self.engine.url.database) if self.is_sqlite else None
-        self._turn = _Turn(self.engine.url.database)
+        self._start()
+
+    def _start(self) -> None:
+        """What this process has for itself."""
+        self._checkpointer: _Checkpointer | None = None
+        self._writers: Writers | None = None
+        if self.is_sqlite:
+            path = self.engine.url.database
+            self._checkpointer = _Checkpointer(path)
+            self._writers = Writers(path, self._writing, self._checkpointer.written, BUSY_TIMEOUT_SECONDS)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -95,31 +101,40 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that commits at the end of the block and rolls back on any error."""
-        turn = self._turn.taken() if self._checkpointer is not None else nullcontext()
-        with turn, self.engine.connect() as connection:
-            if self.is_sqlite:
-                connection = connection.execution_options(hie_immediate=True)
-            waiting: dict[object, Callable[[], None]] = {}
-            connection.info[_AFTER_COMMIT] = waiting
+        """A transaction that is durable when the block has ended, and undone on any error.
+
+        On SQLite, where one writes at a time, blocks that wait for each other share a commit (`hie.core.writers`).
+        """
+        if self._writers is not None:
+            with self._writers.transaction() as connection:
+                yield connection
+            return
+        connection, waiting = self._writing()
+        with connection:
             with connection.begin():
                 yield connection
             for call in waiting.values():
                 call()
-        if self._checkpointer is not None:
-            self._checkpointer.written()
+
+    def _writing(self) -> tuple[sa.Connection, dict[object, Callable[[], None]]]:
+        """A connection to write on, and what is to be called once that is durable."""
+        connection = self.engine.connect()
+        if self.is_sqlite:
+            connection = connection.execution_options(hie_immediate=True)
+        waiting: dict[object, Callable[[], None]] = {}
+        connection.info[_AFTER_COMMIT] = waiting
+        return connection, waiting
 
     def dispose_inherited(self) -> None:
         """Forget connections opened before a fork, without closing the parent's sockets."""
         self.engine.dispose(close=False)
-        self._turn = _Turn(self.engine.url.database)
-        if self._checkpointer is not None:
-            self._checkpointer = _Checkpointer(self.engine.url.database)
+        self._start()
 
     def close(self) -> None:
         if self._checkpointer is not None:
             self._checkpointer.stop()
-        self._turn.close()
+        if self._writers is not None:
+            self._writers.close()
         self.engine.dispose()
 
 
@@ -135,51 +150,6 @@ def awaiting_commit(connection: sa.Connection, key: object) -> Callable[[], None
     """What this transaction will call under a key, if anything."""
     waiting: dict[object, Callable[[], None]] = connection.info[_AFTER_COMMIT]
     return waiting.get(key)
-
-
-class _Turn:
-    """The queue for SQLite's one writer: of this process's threads, then of all processes.
-
-    Who waits inside SQLite sleeps up to a tenth of a second at a time while others step in front; who waits here wakes
-    at once, or within milliseconds. For speed alone: SQLite keeps writers apart by itself, and tells whoever waits too
-    long.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self._path = f"{path}-writer" if path and path != ":memory:" else None
-        self._own = threading.RLock()
-        self._file: int | None = None
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        if not self._own.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            yield
-            return
-        try:
-            self._wait_for_other_processes()
-            try:
-                yield
-            finally:
-                if self._file is not None:
-                    fcntl.flock(self._file, fcntl.LOCK_UN)
-        finally:
-            self._own.release()
-
-    def _wait_for_other_processes(self) -> None:
-        if self._path and self._file is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        while self._file is not None and time.monotonic() < until:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                time.sleep(_POLL_SECONDS)
-
-    def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 class _Checkpointer:

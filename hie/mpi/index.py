@@ -17,6 +17,7 @@ from itertools import combinations
 
 import sqlalchemy as sa
 
+from hie.core.bulk import insert
 from hie.mpi.blocking import keys, lookup_keys
 from hie.mpi.comparison import compare, hard_conflict, identity_digest
 from hie.mpi.demographics import Traits
@@ -148,10 +149,8 @@ class MatchIndex:
         if not is_new:
             self.remove(connection, record_id)
         both = (*keys(traits), *lookup_keys(traits))
-        rows = [{"key": key, "record_id": record_id, "person_id": person_id} for key in both]
-        if rows:
-            connection.execute(_ADD_KEYS, rows)
-        connection.execute(_ADD_TRAITS, {"record_id": record_id, "person_id": person_id, "traits": traits.to_json()})
+        insert(connection, match_keys, [(key, record_id, person_id) for key in sorted(both)])
+        insert(connection, match_traits, [(record_id, person_id, traits.to_json())])
 
     def move(self, connection: sa.Connection, record_ids: Collection[str], person_id: str) -> None:
         """Give records to another person."""
@@ -195,7 +194,6 @@ class MatchIndex:
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(:wanted AS bigint[])) AS k")
 
 
-_ADD_KEYS, _ADD_TRAITS = match_keys.insert(), match_traits.insert()
 _CROWDED = 1 / (10 * BLOCK)
 """What a full block tells: other keys must say more."""
 

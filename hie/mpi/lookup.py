@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from jellyfish import damerau_levenshtein_distance, jaro_winkler_similarity, metaphone
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hie.core.database import after_commit
 from hie.mpi.blocking import LOOKUP_PART, digest, lookup_rules
 from hie.mpi.comparison import compare
 from hie.mpi.demographics import Traits
@@ -61,9 +62,7 @@ class NameBook:
             for kind, name in new
             if connection.execute(_IS_KNOWN, {"of_kind": kind, "of_name": name}).first() is not None
         }
-        if len(self._known) > _REMEMBERED:
-            self._known.clear()
-        self._known |= there  # not what is added now: this transaction may not commit
+        after_commit(connection, (self, *new), lambda: self._remember(new))
         rows = [
             {"kind": kind, "variant": variant, "name": name}
             for kind, name in new
@@ -72,6 +71,12 @@ class NameBook:
         ]
         if rows:
             connection.execute(_ADD_VARIANTS[connection.dialect.name], rows)
+
+    def _remember(self, names: Iterable[tuple[str, str]]) -> None:
+        """These are in the table for good."""
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        self._known.update(names)
 
 
 _REMEMBERED = 200_000

@@ -15,6 +15,7 @@ from calendar import monthrange
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -178,17 +179,21 @@ def read_cursor(value: str) -> str:
 # -- what a person is found by
 
 
-Token = dict[str, str]
-"""`kind`, `value` and `exact` of one row."""
+class Token(NamedTuple):
+    """One row."""
+
+    kind: str
+    value: str
+    exact: str
 
 
 def tokens_of(patient: Resource) -> list[Token]:
     """Rows of the token table (without person id) for a golden Patient, each once."""
-    tokens: dict[tuple[str, str, str], None] = {}
+    tokens: dict[Token, None] = {}
 
     def add(kind: str, value: str, exact: str) -> None:
         if value:
-            tokens[kind, value[:_MAX_TOKEN], exact[:_MAX_TOKEN]] = None
+            tokens[Token(kind, value[:_MAX_TOKEN], exact[:_MAX_TOKEN])] = None
 
     def add_words(kind: str, text: str) -> None:
         words = normalised(text).split()
@@ -215,7 +220,7 @@ def tokens_of(patient: Resource) -> list[Token]:
     add("gender", patient.get("gender", ""), "")
     if "birthDate" in patient:
         add("birthdate", *date_range(patient["birthDate"]))
-    return [{"kind": kind, "value": value, "exact": exact} for kind, value, exact in tokens]
+    return list(tokens)
 
 
 _ADDRESS_PARTS = {
@@ -382,29 +387,27 @@ def matches(query: PatientQuery, patient: Resource) -> bool:
 def _meets(criterion: Criterion, value: str, tokens: Sequence[Token], patient: Resource) -> bool:
     name = criterion.name
     if name in _STRINGS:
-        found = [token for token in tokens if token["kind"] in _STRINGS[name]]
+        found = [token for token in tokens if token.kind in _STRINGS[name]]
         if criterion.exact:
-            return any(token["exact"] == unescaped(value)[:_MAX_TOKEN] for token in found)
+            return any(token.exact == unescaped(value)[:_MAX_TOKEN] for token in found)
         start = normalised(unescaped(value))[:_MAX_TOKEN]
-        return bool(start) and any(token["value"].startswith(start) for token in found)
+        return bool(start) and any(token.value.startswith(start) for token in found)
     if name == "_lastUpdated":
         return _compares(value, instant_range, datetime.fromisoformat(patient["meta"]["lastUpdated"]))
-    found = [token for token in tokens if token["kind"] == name]
+    found = [token for token in tokens if token.kind == name]
     if name == "birthdate":
         return any(_born(value, token) for token in found)
     system, code = split_token(value)
     if name == "gender":
-        return any(token["value"] == code for token in found)
+        return any(token.value == code for token in found)
     wanted = digits_or_text(code) if name == "telecom" else code
-    return any(
-        (not code or token["value"] == wanted) and (system is None or token["exact"] == system) for token in found
-    )
+    return any((not code or token.value == wanted) and (system is None or token.exact == system) for token in found)
 
 
 def _born(value: str, token: Token) -> bool:
     prefix, text = _prefix(value)
     low, high = date_range(text)
-    first, last = token["value"], token["exact"]
+    first, last = token.value, token.exact
     inside = low <= first and last <= high
     return {
         "eq": inside,

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hie.core.bulk import insert
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
 from hie.mpi.patient_search import tokens_of
@@ -170,12 +171,7 @@ def write_tokens(connection: sa.Connection, person_id: str, patient: Resource | 
 
 
 def _add_tokens(connection: sa.Connection, person_id: str, patient: Resource | None) -> None:
-    tokens = [{"person_id": person_id, **token} for token in tokens_of(patient or {})]
-    if tokens:
-        connection.execute(_ADD_TOKENS, tokens)
-
-
-_ADD_TOKENS = sa.insert(person_tokens)
+    insert(connection, person_tokens, [(person_id, *token) for token in tokens_of(patient or {})])
 
 
 def set_merged_into(connection: sa.Connection, ids: Collection[str], survivor: str | None) -> None:

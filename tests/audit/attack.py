@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from hie.audit.columns import columns
 from hie.audit.entry import canonical, commitment, leaf_bytes
 from hie.audit.merkle import leaf_hash
-from hie.audit.rows import insert
 from hie.audit.tables import SIDES, entries
+from hie.core.bulk import insert
 from hie.core.clock import instant
 from hie.core.database import Database
 
