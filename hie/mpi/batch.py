@@ -8,6 +8,7 @@ are put in the order of their ids first, so the order of the file changes nothin
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,8 +69,9 @@ def link(
     progress("Normalising")
     columns = columns_of(_reordered(table, order))
     progress("Blocking")
-    pairs = candidates(columns)
-    comparer = Comparer(columns)
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(Comparer, columns)
+        pairs, comparer = candidates(columns), under_way.result()
     if model is None:
         progress("Learning")
         model = learn(columns, comparer, pairs, Model.load(), {"made by": "hie mpi link"}).model

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,9 +154,9 @@ def proposed_freely(pairs: Pairs, i: npt.NDArray[np.int32], j: npt.NDArray[np.in
         return np.full(len(i), (1 << len(traits)) - 1, np.int64)
     made = np.zeros(len(i), np.int64)
     size = 1 + max(int(i.max(initial=0)), int(j.max(initial=0)))
-    for rule in pairs.rules:
-        free = sum(1 << t for t, trait in enumerate(traits) if trait not in rule.presumes)
-        made[_share(rule, i, j, size)] |= free
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for rule, shared in zip(pairs.rules, pool.map(lambda r: _share(r, i, j, size), pairs.rules), strict=True):
+            made[shared] |= sum(1 << t for t, trait in enumerate(traits) if trait not in rule.presumes)
     return made
 
 
@@ -218,34 +219,23 @@ class _Parts:
         self.date = np.where((year > 0) & (self.month_day > 0), year * 1024 + self.month_day, 0)
         self.year_month = np.where(month > 0, year * 13 + month, 0)
         self.year_day = np.where(day > 0, year * 32 + day, 0)
-        ssns = c.ssn.values
-        whole = np.array([len(value) > 4 for value in ssns], bool)
-        last: dict[str, int] = {}
-        self.ssn = _lookup((np.arange(len(ssns)) + 1) * whole, c.ssn.codes)
-        self.last_four = _lookup(
-            np.array([last.setdefault(value[-4:], len(last) + 1) for value in ssns], np.int64), c.ssn.codes
-        )
+        whole = c.ssn.lengths > 4
+        self.ssn = _lookup((np.arange(len(whole)) + 1) * whole, c.ssn.codes)
+        self.last_four = _lookup(c.ssn.ends(4) + 1, c.ssn.codes)
         self.phone = c.phone.codes.astype(np.int64) + 1
         self.email = c.email.codes.astype(np.int64) + 1
-        local: dict[str, int] = {}
-        self.local = _lookup(
-            np.array([local.setdefault(v.split("@")[0], len(local) + 1) for v in c.email.values], np.int64),
-            c.email.codes,
-        )
+        self.local = _lookup(c.email.heads("[^@]*") + 1, c.email.codes)
         self.zip = c.zip.codes.astype(np.int64) + 1
         self.city = c.city.astype(np.int64) + 1
-        heads: dict[str, int] = {}
-        head = _lookup(
-            np.array([heads.setdefault(v[:6], len(heads) + 1) for v in c.street.values], np.int64), c.street.codes
-        )
-        self.house = np.where(head > 0, head * (len(c.number.values) + 2) + c.number.codes + 1, 0)
+        head = _lookup(c.street.heads(".{0,6}") + 1, c.street.codes)
+        self.house = np.where(head > 0, head * (len(c.number.distinct) + 2) + c.number.codes + 1, 0)
         self.street = c.street.codes.astype(np.int64) + 1
         low, high = np.minimum(self.given, self.family), np.maximum(self.given, self.family)
         self.name_pair = np.where(low > 0, low * (len(n) + 1) + high, 0)
 
 
-def _lookup(of_value: npt.NDArray[np.int64], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    return np.append(of_value, 0)[codes]
+def _lookup(of_value: npt.NDArray[Any], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    return np.append(of_value.astype(np.int64), 0)[codes]
 
 
 def sound(name: str) -> str:

@@ -7,6 +7,7 @@ thousands of patterns stand for millions of pairs. `tests/mpi/batch` holds every
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from rapidfuzz.distance import OSA, JaroWinkler
 from rapidfuzz.process import cpdist
 
@@ -32,7 +35,7 @@ CODE = {trait: {level: k + 1 for k, level in enumerate(LEVELS[trait])} for trait
 """Level -> its number in a pattern; 0 is no evidence."""
 RADIX = tuple(len(LEVELS[trait]) + 1 for trait in TRAITS)
 TINY = 1e-9
-CHUNK = 200_000
+CHUNK, FIRST = 200_000, 1_000
 WORKERS = max(1, min(4, len(os.sched_getaffinity(0))))
 
 
@@ -62,10 +65,8 @@ class Comparer:
         self.columns = columns
         self.names = _Names(columns)
         self.email_letters = _Letters(columns.email.values)
-        self.ssn_length = np.append(np.array([len(value) for value in columns.ssn.values], np.int8), np.int8(0))
-        last: dict[str, int] = {}
-        tails = [last.setdefault(value[-4:], len(last)) for value in columns.ssn.values]
-        self.ssn_last = np.array([*tails, -1], np.int32)
+        self.ssn_length = np.append(columns.ssn.lengths, np.int32(0))
+        self.ssn_last = np.append(columns.ssn.ends(4), np.int32(-1))
         self.numeric = {"ssn": _numbers(columns.ssn), "phone": _numbers(columns.phone)}
         complex_name = np.zeros(len(columns), bool)
         for part in columns.parts[1:]:
@@ -76,18 +77,17 @@ class Comparer:
     def compare_all(self, i: Codes, j: Codes, then: Callable[[slice, Compared], None]) -> None:
         """Compares in parts on all cores; `then` gets each part with its place."""
 
-        def one(start: int) -> None:
-            part = slice(start, start + CHUNK)
+        def one(part: slice) -> None:
             then(part, self.compare(i[part].astype(np.intp), j[part].astype(np.intp)))
 
-        starts = range(0, len(i), CHUNK)
-        if len(starts) <= 1:
-            for start in starts:
-                one(start)
+        if len(i):
+            one(slice(0, FIRST))  # fills what is computed once, before others look for it
+        if len(i) <= FIRST:
             return
-        one(0)  # fills what is computed once, before others look for it
+        parts = max(WORKERS, -(-(len(i) - FIRST) // CHUNK))
+        limits = np.linspace(FIRST, len(i), parts + 1).astype(int).tolist()
         with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(one, starts[1:]))
+            list(pool.map(one, itertools.starmap(slice, itertools.pairwise(limits))))
 
     def compare(self, i: At, j: At) -> Compared:
         """The patterns of the pairs."""
@@ -416,10 +416,11 @@ def _one_digit_error(a: Ints, b: Ints) -> Bools:
 
 def _numbers(text: Text) -> tuple[Ints | None, Codes]:
     """The values as numbers where all of them are, and their lengths."""
-    lengths = np.array([len(value) for value in text.values] or [0], np.int32)
-    if lengths.max() > 18 or not all(value.isascii() and value.isdigit() for value in text.values if value):
+    lengths = text.lengths if len(text.distinct) else np.zeros(1, np.int32)
+    if lengths.max() > 18 or not pc.all(pc.match_substring_regex(text.distinct, "^[0-9]*$"), min_count=0).as_py():
         return None, lengths
-    return np.array([int(value or 0) for value in text.values] or [0], np.int64), lengths
+    filled = pc.if_else(pc.equal(text.distinct, ""), "0", text.distinct)
+    return np.asarray(filled.cast(pa.int64())) if len(filled) else np.zeros(1, np.int64), lengths
 
 
 def _distance(values: Strings, a: Codes, b: Codes, cutoff: int) -> npt.NDArray[Any]:

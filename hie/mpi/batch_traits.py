@@ -10,6 +10,7 @@ number, compared as text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -38,12 +39,29 @@ class Text:
     """A trait of text: `values[codes[i]]`, or no evidence where the code is -1."""
 
     codes: Codes
-    values: Strings
+    distinct: pa.StringArray
+
+    @cached_property
+    def values(self) -> Strings:
+        return _objects(self.distinct.to_pylist())
 
     @property
     def known(self) -> Bools:
         made: Bools = self.codes >= 0
         return made
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Letters of each value."""
+        return np.asarray(pc.utf8_length(self.distinct)).astype(np.int32)
+
+    def ends(self, letters: int) -> Codes:
+        """A number for how each value ends: equal numbers, equal last letters."""
+        return _numbered(pc.utf8_slice_codeunits(self.distinct, -letters))
+
+    def heads(self, pattern: str) -> Codes:
+        """The same for what `pattern` (a group `head`) finds at its start."""
+        return _numbered(pc.struct_field(pc.extract_regex(self.distinct, f"^(?P<head>{pattern})"), [0]))
 
 
 @dataclass
@@ -121,9 +139,12 @@ def _codes_in(*columns: Codes) -> Codes:
 def columns_of(table: Table) -> Columns:
     """The traits of every row of a table."""
     size = len(table)
-    names = _names(table)
-    ssn, american = _ssn(_get(table, "ssn"))
-    number, street, unit = _street(_get(table, "street"))
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(_names, table)  # half of the work, beside what is pyarrow's
+        number, street, unit = _street(_get(table, "street"))
+        ssn, american = _ssn(_get(table, "ssn"))
+        phone, email = _phone(_get(table, "phone")), _email(_get(table, "email"))
+        names = under_way.result()
     born = _by_value(_get(table, "birth_date"), _date_number)
     made = Columns(
         size=size,
@@ -141,8 +162,8 @@ def columns_of(table: Table) -> Columns:
         sex=_by_value(_get(table, "sex"), _sex).astype(np.int8),
         ssn=ssn,
         american=american,
-        phone=_phone(_get(table, "phone")),
-        email=_email(_get(table, "email")),
+        phone=phone,
+        email=email,
         number=number,
         street=street,
         unit=unit.codes,
@@ -182,10 +203,14 @@ def _coded(normal: pa.Array, codes: Codes) -> Text:
     """Codes over the distinct normal values; the empty one is no evidence."""
     encoded = normal.dictionary_encode()
     of_value = np.asarray(encoded.indices).astype(np.int32)
-    values = encoded.dictionary.to_pylist()
-    if "" in values:
-        of_value[of_value == values.index("")] = NONE
-    return Text(of_value[codes], _objects(values))
+    empty = pc.index(encoded.dictionary, "").as_py()
+    if empty >= 0:
+        of_value[of_value == empty] = NONE
+    return Text(of_value[codes], encoded.dictionary)
+
+
+def _numbered(texts: pa.StringArray) -> Codes:
+    return np.asarray(texts.dictionary_encode().indices).astype(np.int32)
 
 
 def _objects(values: Sequence[str]) -> Strings:
@@ -435,6 +460,7 @@ class _Vocabulary:
         joined = {word.replace(" ", "") for word in words} | {part for word in words for part in word.split()}
         self.values = _objects(sorted((words | joined) - {""}))
         self.index = {word: code for code, word in enumerate(self.values)}
+        self._several = {code: word.split() for word, code in self.index.items() if " " in word}
         self._more: dict[str, int] = {}
 
     def code(self, word: str) -> int:
@@ -447,25 +473,23 @@ class _Vocabulary:
         return self.codes([text if fine else "" for text, fine in zip(*folded, strict=True)])[codes]
 
     def solid(self, family: Codes) -> Codes:
-        of_word = self.codes([word.replace(" ", "") for word in self.values])
-        return np.where(family >= 0, of_word[family], NONE) if len(of_word) else family
+        of_word = np.arange(len(self.values) + 1, dtype=np.int32)
+        of_word[-1] = NONE
+        for code, words in self._several.items():
+            of_word[code] = self.index["".join(words)]
+        return of_word[family]
 
     def parts(self, family: Codes, former: Codes) -> tuple[Codes, ...]:
         """Columns of everything that a record's family names may share with another's."""
+        of_word = np.full((3, len(self.values) + 1), NONE)
+        for code, words in self._several.items():
+            telling = [word for word in words if len(word) > 2 and word not in d.PARTICLES]
+            of_word[: len(telling), code] = self.codes(telling[:3])
         made = [self.solid(family)]
-        if not len(self.values):
-            return tuple(made)
-        words = [[p for p in word.split() if len(p) > 2 and p not in d.PARTICLES] for word in self.values]
         for source in (family, former):
             if source is former:
                 made.append(self.solid(former))
-            for k in range(3):
-                of_word = self.codes(
-                    [w[k] if len(w) > k and " " in word else "" for w, word in zip(words, self.values, strict=True)]
-                )
-                column = np.where(source >= 0, of_word[source], NONE)
-                if (column >= 0).any():
-                    made.append(column)
+            made += [column for column in (of_part[source] for of_part in of_word) if (column >= 0).any()]
         return tuple(made)
 
     def joined(self, given: Codes, middle: Codes) -> Codes:
@@ -503,7 +527,7 @@ def _empty_placeholders(columns: Columns) -> None:
         counts = np.bincount(text.codes[text.known], minlength=1)
         popular = np.flatnonzero(counts > limit)
         if name == "ssn":  # last fours are shared by their nature
-            popular = popular[[len(text.values[code]) > 4 for code in popular]]
+            popular = popular[text.lengths[popular] > 4]
         if not len(popular):
             continue
         at = np.flatnonzero(text.known & np.isin(text.codes, popular))
