@@ -1,8 +1,9 @@
 """Linkage beside its peers: `make bench-mpi`, or `python bench/bench_mpi.py [--small] [--without-peers]`.
 
 Generated populations of 100,000 and 1,000,000 records with households, FEBRL 3 and 4, and narrow files; each by
-`hie mpi link` from CSV to CSV in a process of its own (time, peak memory), beside Splink 5 on DuckDB (in a throw-away
-environment under build/) and recordlinkage's ECM (FEBRL only: it keeps every pair in memory). Defaults were chosen on
+`hie mpi link` from CSV to CSV in a process of its own (time, peak memory), beside Splink 5 on DuckDB (an expert's
+set-up and a lean one, in a throw-away environment under build/) and recordlinkage's ECM (FEBRL only: it keeps every
+pair in memory). Defaults were chosen on
 other seeds. The load average is printed with every line, since a busy machine slows both.
 """
 
@@ -131,8 +132,8 @@ def _pairs_within(groups: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     return (pair for records in members.values() for pair in combinations(records, 2))
 
 
-def splink(records: Path, true: Path) -> str:
-    command = [str(PEER / "bin/python"), str(ROOT / "bench/peer_splink.py"), str(records), str(true)]
+def splink(records: Path, true: Path, *how: str) -> str:
+    command = [str(PEER / "bin/python"), str(ROOT / "bench/peer_splink.py"), str(records), str(true), *how]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         return "failed: " + (made.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -203,6 +204,7 @@ def main() -> None:
         print("  hie     ", ours(records, true), flush=True)
         if peers:
             print("  Splink 5", splink(records, true), flush=True)
+            print("     lean ", splink(records, true, "lean"), flush=True)
         if name.startswith("FEBRL"):
             print("  ECM     ", ecm(records, true), flush=True)
 
