@@ -4,8 +4,9 @@
 
 `append`: 64 callers wait for each entry. "bare" is the same group commit, the same rows with the same indexes and
 guards, and neither leaves hashed into a tree nor tiles, checkpoints, signatures or a high-water mark. "ready" means
-that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "single" commits
-each ready entry by itself; how far apart that is from a group hangs on the disk, whose latency is printed too. Rounds
+that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "singly" is the
+log with one caller, so that each entry has a transaction and a signature of its own; "single" commits each ready entry
+by itself, without evidence. How far apart they are from a group hangs on the disk, whose latency is printed too. Rounds
 of all of them alternate, and the median counts.
 
 `tree`: leaves a second of the tree alone, in memory, beside pymerkle's (in a throw-away environment under build/).
@@ -119,8 +120,8 @@ def bare_ready(plain: Bare, drafts: Sequence[Draft]) -> Work:
     return lambda number: plain.record(drafts[number]) and None
 
 
-def rate(work: Work, count: int) -> float:
-    """Entries a second of CALLERS threads that each wait for theirs."""
+def rate(work: Work, count: int, callers: int = CALLERS) -> float:
+    """Entries a second of threads that each wait for theirs."""
     numbers = iter(range(count))
     lock = threading.Lock()
 
@@ -132,10 +133,10 @@ def rate(work: Work, count: int) -> float:
                 return
             work(number)
 
-    with ThreadPoolExecutor(CALLERS) as pool:
-        list(pool.map(lambda _: None, range(CALLERS)))  # the threads are there
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(lambda _: None, range(callers)))  # the threads are there
         started = time.perf_counter()
-        list(pool.map(lambda _: call(), range(CALLERS)))
+        list(pool.map(lambda _: call(), range(callers)))
         return count / (time.perf_counter() - started)
 
 
@@ -163,15 +164,16 @@ def append(name: str, new_database: Callable[[], Database]) -> None:
         for kind in ("log", "bare", "log, ready", "bare, ready"):
             rates.setdefault(kind, []).append(one_round(kind, new_database(), given, ready))
         rates.setdefault("single, ready", []).append(single_round(new_database(), ready))
+        rates.setdefault("log, singly", []).append(one_round("log, singly", new_database(), given[:SINGLE], ready))
     middle = {kind: statistics.median(found) for kind, found in rates.items()}
     for kind, found in middle.items():
         print(f"  {kind:<16}{found:>9,.0f} a second   ({min(rates[kind]):,.0f} to {max(rates[kind]):,.0f})")
     for pair in (("log", "bare"), ("log, ready", "bare, ready")):
         each = [a / b for a, b in zip(rates[pair[0]], rates[pair[1]], strict=True)]
         print(f"  {pair[0]} / {pair[1]}: {statistics.median(each):.0%} (bar: 80 %)")
-    for kind in ("log, ready", "bare, ready", "log"):
-        bar = " (bar: 10)" if kind == "log, ready" else ""
-        print(f"  {kind} / single, ready: {middle[kind] / middle['single, ready']:.1f} times{bar}", flush=True)
+    print(f"  log / log, singly: {middle['log'] / middle['log, singly']:.1f} times (bar: 10)")
+    for kind in ("log, ready", "bare, ready"):
+        print(f"  {kind} / single, ready: {middle[kind] / middle['single, ready']:.1f} times", flush=True)
 
 
 def one_round(kind: str, database: Database, given: Sequence[Event], ready: Sequence[Draft]) -> float:
@@ -180,12 +182,13 @@ def one_round(kind: str, database: Database, given: Sequence[Event], ready: Sequ
         plain = Bare(database)
         work = {
             "log": with_evidence(log, given),
+            "log, singly": with_evidence(log, given),
             "bare": bare(plain, given),
             "log, ready": with_evidence_ready(log, ready),
             "bare, ready": bare_ready(plain, ready),
         }[kind]
         try:
-            return rate(work, len(given))
+            return rate(work, len(given), 1 if kind == "log, singly" else CALLERS)
         finally:
             log.close()
             plain.close()
