@@ -17,7 +17,7 @@ A report is complete by check (`completeness.py`), and whoever hands one out rec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -270,18 +270,22 @@ class Accounting:
 
         For a page: by the search columns alone, without the check that a report makes.
         """
-        query = AuditQuery(
-            persons=(subject.person_ids,),
-            kinds=() if everything else (LOOKS,),
-            limit=limit,
-            cursor=cursor,
-        )
+        query = AuditQuery(limit=limit, cursor=cursor)
+        query = self.seen_by(subject, query) if everything else self.looks_at(subject, query)
         with self._database.read() as connection:
             page = search(connection, query)
+        return AccessPage(tuple(map(read, page.entries)), page.next)
+
+    def looks_at(self, subject: Subject, query: AuditQuery) -> AuditQuery:
+        """A search narrowed to who looked or tried to, as far as the patient herself may see it."""
+        return replace(self.seen_by(subject, query), kinds=(*query.kinds, LOOKS))
+
+    def seen_by(self, subject: Subject, query: AuditQuery) -> AuditQuery:
+        """A search narrowed to her entries, but for disclosures that are kept out of her accounting for now."""
+        with self._database.read() as connection:
             suspensions = standing(connection, subject.person_ids, self._clock())
-        found = map(read, page.entries)
-        shown = (a for a in found if not any(s.covers(a.person_id, a.organization) for s in suspensions))
-        return AccessPage(tuple(shown), page.next)
+        hidden = tuple(sorted({suspension.organization for suspension in suspensions}))
+        return replace(query, persons=(*query.persons, subject.person_ids), not_organizations=hidden)
 
     def _belongs(self, access: Access, asked: Asked) -> bool:
         if access.archived:

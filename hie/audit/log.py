@@ -160,11 +160,6 @@ class AuditLog:
         with self._database.read() as connection:
             return finding.by_index(connection, index)
 
-    def find(self, entry_id: str) -> Entry | None:
-        """The entry with an AuditEvent id."""
-        with self._database.read() as connection:
-            return finding.by_id(connection, entry_id)
-
     def source_failures(self, member_id: str, limit: int = 20) -> list[SourceFailure]:
         """When and how an organization last fell short, newest first."""
         with self._database.read() as connection:

@@ -74,6 +74,7 @@ class AuditQuery:
     entities: AllOf = ()
     request_ids: AllOf = ()
     kinds: AllOf = ()
+    not_organizations: AnyOf = ()
     limit: int = 50
     cursor: Cursor | None = None
 
@@ -115,12 +116,6 @@ def by_index(connection: sa.Connection, index: int) -> Entry | None:
     return entry_of(row) if row else None
 
 
-def by_id(connection: sa.Connection, entry_id: str) -> Entry | None:
-    """The entry with an AuditEvent id."""
-    row = connection.execute(sa.select(*ENTRY).where(entries.c.entry_id == entry_id)).first()
-    return entry_of(row) if row else None
-
-
 def entry_of(row: sa.Row[*tuple[Any, ...]]) -> Entry:
     """The entry of a row of the selected columns."""
     return Entry(*row)
@@ -155,6 +150,9 @@ def conditions(query: AuditQuery) -> list[sa.ColumnElement[bool]]:
         asked += [_among(column, group) for group in groups]
     for table, groups in ((subtypes, query.subtypes), (purposes, query.purposes)):
         asked += [_in_side(table, table.c.code.in_(group)) for group in groups]
+    if query.not_organizations:
+        by = entries.c.organization
+        asked.append(sa.or_(by.is_(None), by.not_in([clip(value) for value in query.not_organizations])))
     asked += [sa.or_(sa.false(), *map(_agent, group)) for group in query.agents]
     asked += [_in_side(entities, sa.or_(sa.false(), *map(_entity, group))) for group in query.entities]
     return asked

@@ -28,7 +28,7 @@ from hie.core.errors import OAuthError, Unauthorized
 from hie.core.ids import new_id
 from hie.core.scopes import Scope, Scopes
 from hie.gateway import assertion, keysets
-from hie.gateway.assertion import Assertion, Context, client_error
+from hie.gateway.assertion import Assertion, Context, client_error, grant_error
 from hie.gateway.directory import EXCHANGE_NAME, Client, Directory
 from hie.gateway.guard import SafeSession
 from hie.gateway.keysets import Key, KeySets, KeySetUnavailable
@@ -95,6 +95,8 @@ class Authority:
             context = assertion.check_context(claimed.claims, self._organization_url(client), self._held(client))
             _refuse_role(client, context)
             caller = self._caller(client, context, _granted(form, client), new_id(), address)
+            if client.role is Role.PATIENT and context.subject_id and caller.user_id is None:
+                raise grant_error("hl7-b2b.subject_id must be mailto: and the e-mail address of a patient's account.")
         except OAuthError as refused:
             self._record_refusal(refused, claimed, address, request_id)
         token = self._sign(caller)
@@ -217,12 +219,21 @@ class Authority:
             scopes=scopes,
             session=session,
             client_id=client.id,
+            user_id=self._patient_account(client, context),
             subject_name=context.subject_name,
             subject_id=context.subject_id,
             subject_role=context.subject_role,
             break_glass_reason=context.break_glass_reason,
             address=address,
         )
+
+    def _patient_account(self, client: Client, context: Context) -> str | None:
+        """Whom a patients' app of the exchange has signed in and acts for. Others' users have no account here."""
+        scheme, _, email = (context.subject_id or "").partition(":")
+        if client.role is not Role.PATIENT or scheme.lower() != "mailto":
+            return None
+        user = self._directory.user(email.lower())
+        return user.email if user is not None and user.role is Role.PATIENT else None
 
     def _held(self, client: Client) -> frozenset[str]:
         """Purposes of use that the client's member, or its role at the exchange, holds now."""

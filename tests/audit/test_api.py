@@ -1,9 +1,10 @@
-"""`/fhir/AuditEvent` as a privacy officer's client sees it."""
+"""`/fhir/AuditEvent` as a privacy officer's client sees it, and a patient's app."""
 
 import base64
 import copy
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,18 +13,21 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from fhir.resources.R4B.bundle import Bundle
 from flask import Flask
 
+from hie.audit.accounting import Accounting
 from hie.audit.checkpoint import Proof, SignedCheckpoint
 from hie.audit.entry import canonical, commitment
+from hie.audit.event import Kind, Outcome
 from hie.audit.merkle import leaf_hash, verify_inclusion
 from hie.audit.note import COSIGNATURE, Note, SigningKey
 from hie.audit.query import AuditQuery
+from hie.audit.suspensions import Suspension, suspend
 from hie.audit.tables import cosignatures
 from hie.core.caller import Role
 from hie.core.errors import AuditUnavailable, Unauthorized
 from hie.core.scopes import Scopes
 from hie.gateway.api import audit, context, problems
 from hie.gateway.api import log as log_routes
-from tests.audit.samples import BASE, caller, disclosure
+from tests.audit.samples import BASE, START, Clock, caller, disclosure
 
 CALLERS = {
     "officer": caller(
@@ -35,6 +39,27 @@ CALLERS = {
         scopes=Scopes.parse("system/AuditEvent.rs"),
     ),
     "searcher": caller(role=Role.PRIVACY_OFFICER, scopes=Scopes.parse("system/AuditEvent.s")),
+    "patient": caller(
+        organization="exchange",
+        role=Role.PATIENT,
+        client_id="portal",
+        user_id="marta@mail.example",
+        purposes=frozenset({"PATRQT"}),
+        scopes=Scopes.parse("system/AuditEvent.rs"),
+    ),
+    "nobody": caller(
+        organization="exchange",
+        role=Role.PATIENT,
+        client_id="portal",
+        subject_id=None,
+        scopes=Scopes.parse("system/AuditEvent.rs"),
+    ),
+    "unbound": caller(
+        organization="exchange",
+        role=Role.PATIENT,
+        user_id="new@mail.example",
+        scopes=Scopes.parse("system/AuditEvent.rs"),
+    ),
     "member": caller(scopes=Scopes.parse("system/*.cruds")),
 }
 
@@ -56,7 +81,7 @@ class Identity:
     """One person who was merged: `person-old` is now `person-1`, known at Lakeside as m-1."""
 
     def person(self, person_id):
-        return SimpleNamespace(id="person-1") if person_id in ("person-1", "person-old") else None
+        return SimpleNamespace(id="person-1", resource={}) if person_id in ("person-1", "person-old") else None
 
     def person_ids(self, person_id):
         return ("person-1", "person-old")
@@ -66,10 +91,18 @@ class Identity:
 
 
 @pytest.fixture
-def client(log):
+def client(log, database):
     app = Flask("test")
     settings = SimpleNamespace(fhir_base=BASE, base_url=BASE.removesuffix("/fhir"))
-    app.extensions["hie"] = SimpleNamespace(settings=settings, authority=Authority(), identity=Identity(), audit=log)
+    accounting = Accounting(database, Clock())
+    app.extensions["hie"] = SimpleNamespace(
+        settings=settings,
+        authority=Authority(),
+        identity=Identity(),
+        audit=log,
+        accounting=accounting,
+        own_person={"marta@mail.example": "person-1"}.get,
+    )
     context.install(app)
     problems.install(app)
     app.register_blueprint(audit.blueprint)
@@ -213,6 +246,48 @@ def test_reading_the_log_is_itself_an_entry(client, log):
     assert log.search(AuditQuery(entities=((f"AuditEvent/{receipt.entry_id}",),))).entries == (reading,)
 
 
+def test_a_patient_finds_who_looked_at_her_and_nothing_of_others(client, log):
+    own, other, earlier, filed, failed = (
+        receipt.entry_id
+        for receipt in log.record(
+            disclosure("person-1"),
+            disclosure("person-2"),
+            disclosure("person-old"),
+            disclosure("person-1", kind=Kind.CONSENT),
+            disclosure("person-1", kind=Kind.FAILURE, outcome=Outcome.SERIOUS),
+        )
+    )
+    for address in ("/fhir/AuditEvent", "/fhir/AuditEvent?patient=person-1", "/fhir/AuditEvent?patient=person-old"):
+        bundle = get(client, address, "patient").json
+        assert (ids(bundle), bundle["total"]) == ([failed, earlier, own], 3)
+    for address in (
+        "/fhir/AuditEvent?patient=person-2",
+        f"/fhir/AuditEvent?_id={other}",
+        "/fhir/AuditEvent?date=gt2199",
+    ):
+        bundle = get(client, address, "patient").json
+        assert (ids(bundle), bundle["total"]) == ([], 0)
+    assert get(client, f"/fhir/AuditEvent/{own}", "patient").json["id"] == own
+    for hidden in (other, filed, "abcdefghijklmnopqrstuvwxyz"):
+        response = get(client, f"/fhir/AuditEvent/{hidden}", "patient")
+        assert response.status_code == 404
+    looks = log.search(AuditQuery(kinds=(("log-read",),))).entries
+    assert {look.person_id for look in looks} == {"person-1"}
+
+
+def test_what_is_kept_out_of_an_accounting_is_kept_from_the_patient(client, log, database):
+    at_police, at_lakeside = log.record(
+        disclosure("person-1", caller=caller(organization="police")), disclosure("person-1")
+    )
+    with database.write() as connection:
+        standing = Suspension("person-old", "police", START, START + timedelta(days=5), "State police", written=True)
+        suspend(connection, standing, "officer@exchange.example", START)
+    bundle = get(client, "/fhir/AuditEvent", "patient").json
+    assert (ids(bundle), bundle["total"]) == ([at_lakeside.entry_id], 1)
+    assert get(client, f"/fhir/AuditEvent/{at_police.entry_id}", "patient").status_code == 404
+    assert at_police.entry_id in ids(get(client, "/fhir/AuditEvent").json)
+
+
 def test_nothing_is_shown_when_the_look_cannot_be_recorded(client, log, monkeypatch):
     (receipt,) = log.record(disclosure("person-1"))
 
@@ -228,7 +303,13 @@ def test_nothing_is_shown_when_the_look_cannot_be_recorded(client, log, monkeypa
 
 @pytest.mark.parametrize(
     ("name", "address"),
-    [("member", "/fhir/AuditEvent"), ("member", "/fhir/AuditEvent/abc"), ("searcher", "/fhir/AuditEvent/abc")],
+    [
+        ("member", "/fhir/AuditEvent"),
+        ("member", "/fhir/AuditEvent/abc"),
+        ("searcher", "/fhir/AuditEvent/abc"),
+        ("nobody", "/fhir/AuditEvent?patient=person-1"),
+        ("unbound", "/fhir/AuditEvent"),
+    ],
 )
 def test_others_are_refused_and_the_attempt_recorded_once(client, log, name, address):
     response = get(client, address, name)

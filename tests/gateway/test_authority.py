@@ -113,6 +113,30 @@ def test_the_exchanges_own_clients(light: Exchange) -> None:
     assert (caller.organization, caller.role, caller.purposes) == ("exchange", Role.PRIVACY_OFFICER, {"HOPERAT"})
 
 
+def test_a_patients_app_acts_for_the_account_that_it_names(light: Exchange) -> None:
+    given = manifest_dict()
+    app = {"id": "portal-app", "role": "patient", "jwks": jwks(ec_key("portal")), "scopes": ["system/AuditEvent.rs"]}
+    given["clients"].append(app)
+    given["users"].append(
+        {"email": "marta@mail.example", "name": "Marta", "role": "patient", "password": "sun-on-lake-7"}
+    )
+    light.directory.apply(manifest(given))
+    asked = {"purpose_of_use": [PURPOSE + "PATRQT"], "organization_id": f"{BASE}/fhir/Organization/exchange"}
+
+    def assertion(subject_id: str | None) -> str:
+        return light.assertion("portal-app", b2b={**asked, "subject_id": subject_id})
+
+    caller = light.authority.caller(
+        bearer(light.issue(assertion("mailto:Marta@mail.example"), "system/AuditEvent.rs")), address=""
+    )
+    assert (caller.role, caller.user_id) == (Role.PATIENT, "marta@mail.example")
+    nobody = light.authority.caller(bearer(light.issue(assertion(None), "system/AuditEvent.rs")), address="")
+    assert nobody.user_id is None
+    clinician = next(user["email"] for user in given["users"] if user["role"] == "clinician")
+    for other in ("mailto:nobody@mail.example", f"mailto:{clinician}", "marta@mail.example"):
+        assert refusal(light, assertion(other), scope="system/AuditEvent.rs").error == "invalid_grant"
+
+
 def test_several_purposes_that_are_all_held(light: Exchange) -> None:
     assertion = light.assertion(b2b={"purpose_of_use": [PURPOSE + "TREAT", PURPOSE + "HOPERAT"]})
     assert light.authority.caller(bearer(light.issue(assertion)), address="").purposes == {"TREAT", "HOPERAT"}

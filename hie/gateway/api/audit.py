@@ -1,20 +1,23 @@
-"""The disclosure log for the privacy officer: `/fhir/AuditEvent` search and read (IHE ITI-81).
+"""The disclosure log for the privacy officer, and for patients their own: `/fhir/AuditEvent` (IHE ITI-81).
 
-Reading the log is itself an entry, durable before the answer, and so is being refused.
+A patient, whom a patients' app names in its token, finds who looked at her records or tried to, as on her page. Reading
+the log is itself an entry, durable before the answer, and so is being refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
+from hie.audit.accounting import Subject
 from hie.audit.carried import carrying
 from hie.audit.entry import Entry, canonical
 from hie.audit.event import Event, Kind, Outcome
 from hie.audit.iti81 import CURSOR, Asked, page_token, parse
-from hie.audit.query import AuditPage
+from hie.audit.query import AuditPage, AuditQuery
 from hie.core import fhir
 from hie.core.caller import Caller, Role
 from hie.core.errors import Forbidden, NotAcceptable, NotFound
@@ -22,6 +25,7 @@ from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
 from hie.gateway.api.receipts import give
 from hie.gateway.services import current
+from hie.gateway.subjects import subject
 from hie.mpi.identity import Identifier
 
 blueprint = Blueprint("audit", __name__)
@@ -47,23 +51,24 @@ def read(entry_id: str) -> Response:
 
     Without the extension it is, byte for byte, what the log has committed to.
     """
-    asking = _officer("r")
+    reader = _reader("r")
     _require_json()
-    entry = current().audit.find(entry_id) if entry_id.isalnum() else None
-    if entry is None:
-        _record(asking, Outcome.MINOR, "R", None, "no such entry")
+    found = current().audit.search(reader.may_see(AuditQuery(ids=((entry_id,),)))).entries if entry_id.isalnum() else ()
+    if not found:
+        _record(reader.caller, Outcome.MINOR, "R", reader.about(None), "no such entry")
         raise NotFound("There is no such AuditEvent.")
-    _record(asking, Outcome.SUCCESS, "R", entry.person_id, "1 entry shown", (f"AuditEvent/{entry.entry_id}",))
+    (entry,) = found
+    _record(reader.caller, Outcome.SUCCESS, "R", entry.person_id, "1 entry shown", (f"AuditEvent/{entry.entry_id}",))
     return _answer(canonical(*_carrying([entry])))
 
 
 def _search(parameters: list[tuple[str, str]]) -> Response:
-    asking = _officer("s")
+    reader = _reader("s")
     _require_json()
     asked = parse(parameters, current().settings.fhir_base, _same_person, _person_of)
-    page: AuditPage = current().audit.search(asked.query)
+    page: AuditPage = current().audit.search(reader.may_see(asked.query))
     described = f"{len(page.entries)} of {page.total} entries shown"
-    _record(asking, Outcome.SUCCESS, "E", asked.person_id, described)
+    _record(reader.caller, Outcome.SUCCESS, "E", reader.about(asked.person_id), described)
     return _answer(fhir.to_bytes(_bundle(asked, page)))
 
 
@@ -80,17 +85,40 @@ def _answer(body: bytes) -> Response:
     return response
 
 
-def _officer(action: str) -> Caller:
-    """The caller, if this is a privacy officer with the scope; a refusal is recorded first."""
+@dataclass(frozen=True)
+class _Reader:
+    """Who reads the log; a patient reads of herself alone."""
+
+    caller: Caller
+    own: Subject | None
+
+    def may_see(self, query: AuditQuery) -> AuditQuery:
+        """A search as far as this reader may see what it finds."""
+        return current().accounting.looks_at(self.own, query) if self.own else query
+
+    def about(self, person_id: str | None) -> str | None:
+        """Of whom the log says that this was read."""
+        return self.own.person_id if self.own else person_id
+
+
+def _reader(action: str) -> _Reader:
+    """The caller, with the scope; a refusal is recorded first."""
     asking = caller()
     try:
-        asking.require_role(Role.PRIVACY_OFFICER)
+        asking.require_role(Role.PRIVACY_OFFICER, Role.PATIENT)
         asking.require("AuditEvent", action)
+        return _Reader(asking, _own(asking) if asking.role is Role.PATIENT else None)
     except Forbidden as refusal:
         _record(asking, Outcome.MINOR, "E", None, refusal.message, kind=Kind.DENIAL)
         refusal.audited = True
         raise
-    return asking
+
+
+def _own(asking: Caller) -> Subject:
+    person_id = current().own_person(asking.user_id) if asking.user_id else None
+    if person_id is None:
+        raise Forbidden("The token names no patient whose account is bound to a person (hl7-b2b.subject_id, mailto:).")
+    return subject(current().identity, person_id)
 
 
 def _record(
