@@ -12,6 +12,7 @@ from hie.core import fhir
 from hie.core.caller import Caller, Role
 from hie.core.errors import BadRequest, Forbidden, Unprocessable
 from hie.core.fhir import Resource
+from hie.gateway.directory import Member
 from hie.gateway.services import current
 from hie.mpi.identity import Identifier
 from hie.mpi.patient_search import split_or, split_token
@@ -22,14 +23,14 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _IF_MATCH = re.compile(r'(?:W/)?"([1-9][0-9]{0,8})"')
 
 
-def own_system(asking: Caller, resource_type: str, *actions: str) -> str:
-    """The caller's assigning authority; raises Forbidden for who is no member's system or lacks the scope."""
+def own_member(asking: Caller, resource_type: str, *actions: str) -> Member:
+    """The caller's organization; raises Forbidden for who is no member's system or lacks the scope."""
     asking.require_role(*FEEDERS)
     require_any(asking, resource_type, actions)
     member = current().directory.member(asking.organization)
     if member is None:
         raise Forbidden("The caller's organization is not a member of the exchange.")
-    return member.patient_id_system
+    return member
 
 
 def require_any(asking: Caller, resource_type: str, actions: Sequence[str]) -> None:

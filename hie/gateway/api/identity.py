@@ -26,7 +26,7 @@ from hie.gateway.api.feeding import (
     asked_query,
     conditional_identifier,
     expected_version,
-    own_system,
+    own_member,
     refuse_control_characters,
     require_any,
 )
@@ -64,7 +64,7 @@ def _do_not_keep(response: Response) -> Response:
 def feed() -> Response:
     """ITI-104 add, revise and resolve duplicate: 201 on first sight, 200 after."""
     asking = caller()
-    system = own_system(asking, "Patient", "c", "u")
+    system = own_member(asking, "Patient", "c", "u").patient_id_system
     identifier = conditional_identifier()
     _check_own(identifier.system, system)
     patient = formats.read_resource(request, "Patient")
@@ -167,7 +167,7 @@ def remove() -> Response:
         )
         services.audit.append(connection, event)
 
-    system = own_system(asking, "Patient", "d")
+    system = own_member(asking, "Patient", "d").patient_id_system
     identifier = conditional_identifier()
     _check_own(identifier.system, system)
     services.identity.delete(asking.organization, identifier, also=also)

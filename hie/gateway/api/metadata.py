@@ -12,6 +12,7 @@ from hie.core import fhir
 from hie.core.errors import NotAcceptable
 from hie.core.fhir import CLINICAL_TYPES, Resource
 from hie.gateway.api.link_changes import DEFINITION as LINK_CHANGES
+from hie.gateway.care_messages import TYPES
 from hie.gateway.record_search import DATES, TOKENS
 from hie.gateway.services import current
 
@@ -70,6 +71,7 @@ def statement() -> Resource:
                 "resource": [
                     _patient(),
                     *(_clinical(resource_type) for resource_type in CLINICAL_TYPES),
+                    *({"type": told, **_told()} for told in TYPES if told not in CLINICAL_TYPES),
                     _consent(settings.fhir_base),
                     _audit_event(),
                     *_directory(),
@@ -115,10 +117,22 @@ def _patient() -> Resource:
 def _clinical(resource_type: str) -> Resource:
     names = {"patient": "reference", "_id": "token", "identifier": "token", "_lastUpdated": "date"}
     names |= dict.fromkeys(TOKENS[resource_type], "token") | dict.fromkeys(DATES[resource_type], "date")
+    told = _told() if resource_type in TYPES else {}
     return {
         "type": resource_type,
-        "interaction": [{"code": "read"}, {"code": "search-type"}],
+        **told,
+        "interaction": [{"code": "read"}, {"code": "search-type"}, *told.get("interaction", [])],
         "searchParam": [_param(name, kind) for name, kind in names.items()],
+    }
+
+
+def _told() -> Resource:
+    """What members may do with the types by which they tell whom they treat."""
+    return {
+        "documentation": "Conditional update and delete tell whom a member treats; no more of it is kept than that.",
+        "interaction": [{"code": "update"}, {"code": "delete"}],
+        "conditionalUpdate": True,
+        "conditionalDelete": "single",
     }
 
 
