@@ -33,6 +33,8 @@ def test_the_statement_is_valid_and_lists_routes_that_exist(client: FlaskClient)
     assert set(CLINICAL_TYPES) < set(resources)
     assert resources["Patient"]["conditionalUpdate"] is True
     assert resources["Patient"]["conditionalDelete"] == "single"
+    assert [operation["name"] for operation in statement["rest"][0]["operation"]] == ["process-message"]
+    assert client.post("/fhir/$process-message").status_code == 401
     told = {"Encounter", "ServiceRequest", "CareTeam"}
     assert {name for name, resource in resources.items() if resource.get("conditionalUpdate")} == {"Patient", *told}
     for resource_type, resource in resources.items():

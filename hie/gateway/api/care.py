@@ -1,4 +1,5 @@
-"""The routes by which members tell whom they treat: Encounter, ServiceRequest and CareTeam by conditional update.
+"""The routes by which members tell whom they treat: Encounter, ServiceRequest and CareTeam by conditional update, and
+messages of admission, discharge and transfer.
 
 What is kept explains accesses (`hie.gateway.care`); the records themselves stay with the member and are read by the
 federated search. The log's entry commits with the relation.
@@ -6,14 +7,17 @@ federated search. The log's entry commits with the relation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
 from hie.audit.event import Event, Kind, Outcome
 from hie.core import fhir
 from hie.core.caller import Caller
-from hie.core.errors import Forbidden, Unprocessable
+from hie.core.errors import BadRequest, Forbidden, Unprocessable
 from hie.core.fhir import Resource
+from hie.gateway import notifications
 from hie.gateway.api import formats
 from hie.gateway.api.context import caller, request_id
 from hie.gateway.api.feeding import answer, asked_query, conditional_identifier, expected_version, own_member
@@ -44,15 +48,28 @@ def tell(resource_type: str) -> Response:
     _check_free(identifier, member)
     resource = formats.read_resource(request, resource_type)
     _check_named(resource, identifier)
-    version = expected_version()
+    also = _noted(asking, resource_type, f"PUT {resource_type}")
+    result = current().care.tell(member, identifier, resource, expected_version=expected_version(), also=also)
+    status, headers = 201 if result.created else 200, {"ETag": f'W/"{result.version}"'}
+    if "return=minimal" in request.headers.get("Prefer", ""):
+        return Response(status=status, headers=headers)
+    return answer(_outcome(result), status, headers)
 
-    def also(connection: sa.Connection, result: CareResult) -> None:
-        asking.require(resource_type, "c" if result.created else "u")
-        described = "created" if result.created else "updated" if result.changed else "unchanged"
-        action = "C" if result.created else "U"
-        _log(connection, asking, action, result.person_id, f"PUT {resource_type}", f"{resource_type} feed: {described}")
 
-    return _told(current().care.tell(member, identifier, resource, expected_version=version, also=also))
+@blueprint.post("/fhir/$process-message")
+def process_message() -> Response:
+    """A Da Vinci notification of an admission, discharge or transfer, as an encounter that the member tells of.
+
+    It asks for no answer of its own (category notification): 200 with an OperationOutcome.
+    """
+    asking = caller()
+    member = own_member(asking, "Encounter", "c", "u")
+    if request.args.keys() - {"_format", "_pretty"}:
+        raise BadRequest("Messages are processed at once: send no async or response-url.", code="not-supported")
+    message = notifications.read(formats.read_resource(request, "Bundle"), member.patient_id_system)
+    _check_free(message.identifier, member)
+    also = _noted(asking, "Encounter", "POST $process-message", f" ({message.event})")
+    return answer(_outcome(current().care.tell(member, message.identifier, message.encounter, also=also)))
 
 
 @blueprint.delete(f"/fhir/{_TYPE}")
@@ -83,6 +100,20 @@ def _check_named(resource: Resource, identifier: Identifier) -> None:
         raise Unprocessable(f"The identifier of the address must be among {resource['resourceType']}.identifier.")
 
 
+def _noted(
+    asking: Caller, resource_type: str, path: str, event: str = ""
+) -> Callable[[sa.Connection, CareResult], None]:
+    """Appends the audit entry in the transaction that keeps the relation."""
+
+    def also(connection: sa.Connection, result: CareResult) -> None:
+        asking.require(resource_type, "c" if result.created else "u")
+        described = "created" if result.created else "updated" if result.changed else "unchanged"
+        action = "C" if result.created else "U"
+        _log(connection, asking, action, result.person_id, path, f"{resource_type} feed: {described}{event}")
+
+    return also
+
+
 def _log(
     connection: sa.Connection, asking: Caller, action: str, person_id: str | None, path: str, description: str
 ) -> None:
@@ -99,12 +130,8 @@ def _log(
     current().audit.append(connection, event)
 
 
-def _told(result: CareResult) -> Response:
-    status = 201 if result.created else 200
-    headers = {"ETag": f'W/"{result.version}"'}
-    if "return=minimal" in request.headers.get("Prefer", ""):
-        return Response(status=status, headers=headers)
-    return answer(fhir.outcome(fhir.issue("information", "informational", _what_became(result))), status, headers)
+def _outcome(result: CareResult) -> Resource:
+    return fhir.outcome(fhir.issue("information", "informational", _what_became(result)))
 
 
 def _what_became(result: CareResult) -> str:

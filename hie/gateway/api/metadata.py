@@ -13,6 +13,7 @@ from hie.core.errors import NotAcceptable
 from hie.core.fhir import CLINICAL_TYPES, Resource
 from hie.gateway.api.link_changes import DEFINITION as LINK_CHANGES
 from hie.gateway.care_messages import TYPES
+from hie.gateway.notifications import EVENTS
 from hie.gateway.record_search import DATES, TOKENS
 from hie.gateway.services import current
 
@@ -34,6 +35,8 @@ _OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-
 _SECURITY_SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _AUDIT_PARAMETERS = [name for name in iti81.PARAMETERS if re.fullmatch(r"_id|[a-z-]+", name)]
 _AUDIT_KINDS = {"date": "date", "patient": "reference", "agent": "reference", "entity": "reference", "policy": "uri"}
+_PROCESS_MESSAGE = "http://hl7.org/fhir/OperationDefinition/MessageHeader-process-message"
+_MESSAGES = f"Receives {', '.join(EVENTS)} (Da Vinci Unsolicited Notifications); answers at once."
 _OPERATIONS = {
     "match": "http://hl7.org/fhir/OperationDefinition/Patient-match",
     "idi-match": "http://hl7.org/fhir/us/identity-matching/OperationDefinition/IDI-match",
@@ -76,6 +79,7 @@ def statement() -> Resource:
                     _audit_event(),
                     *_directory(),
                 ],
+                "operation": [{"name": "process-message", "definition": _PROCESS_MESSAGE, "documentation": _MESSAGES}],
             }
         ],
     }
