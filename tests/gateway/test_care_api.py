@@ -375,6 +375,13 @@ def test_a_draft_becomes_an_order_without_a_stamp(hospital: Hospital) -> None:
     assert [contact.relation for contact in hospital.told()] == [Relation.REFERRAL]
 
 
+def test_a_clock_at_its_beginning_shuts_out_nothing(hospital: Hospital) -> None:
+    ancient = {"meta": {"lastUpdated": "0001-01-01T00:00:00Z"}}
+    assert hospital.put(encounter(**ancient)).status_code == 201
+    assert hospital.put(encounter(**ancient)).status_code == 200
+    assert hospital.put(encounter("IMP", **stamped("02"))).headers["ETag"] == 'W/"2"'
+
+
 def test_a_clock_far_ahead_does_not_shut_out_what_comes_later(hospital: Hospital) -> None:
     hospital.put(encounter(meta={"lastUpdated": "2999-01-01T00:00:00Z"}))
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
