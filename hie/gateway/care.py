@@ -172,7 +172,9 @@ def _stated(message: Message, record: SourceRecord, held: sa.Row[Any] | None, no
     ends = message.ends
     if message.over and ends is None:
         passed = held is not None and held.ends is not None and held.ends <= now
-        ends = max(starts, held.ends if held is not None and passed else min(message.over_since or now, now))
+        ends = held.ends if held is not None and passed else min(message.over_since or now, now)
+    if ends is not None and ends < starts:  # one of them is not the message's own
+        starts, ends = (starts, starts) if message.starts is not None else (ends, ends)
     return {
         "record_id": record.id,
         "relation": message.relation.value,
