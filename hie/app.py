@@ -28,6 +28,7 @@ from hie.core.fhir import MAX_BODY_BYTES
 from hie.core.master_key import MasterKey
 from hie.gateway.api import (
     audit,
+    care,
     consents,
     context,
     decide,
@@ -44,6 +45,7 @@ from hie.gateway.api import (
     records,
 )
 from hie.gateway.authority import Authority
+from hie.gateway.care import CareService
 from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.gateway.gateway_ids import GatewayIds
@@ -66,6 +68,7 @@ BLUEPRINTS = (
     identity.blueprint,
     matching.blueprint,
     link_changes.blueprint,
+    care.blueprint,
     records.blueprint,
     everything.blueprint,
     consents.blueprint,
@@ -140,6 +143,7 @@ def build_services(settings: Settings, clock: Clock = system_clock) -> Services:
         codes=codes,
         audit=audit_log,
         release=release,
+        care=CareService(database, clock, settings.fhir_base),
         portal=portal,
         notices=notices,
         accounting=Accounting(

@@ -15,6 +15,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from hie.audit.columns import clip
+
+_SAME_SYSTEM = (("http://hl7.org/fhir/sid/us-npi", "urn:oid:2.16.840.1.113883.4.6"),)
+"""Systems of one kind of number with two names: the National Provider Identifier."""
+
 
 class Relation(StrEnum):
     """Why an organization may look at a person's records, the strongest first."""
@@ -34,7 +39,8 @@ WEAK = frozenset({Relation.SOURCE_RECORD})
 class Contact:
     """One relation of a person to an organization, and to one of its users where that is known.
 
-    An open end lasts; a registration starts and ends at the instant of the feed.
+    An open end lasts; a registration starts and ends at the instant of the feed. `user_id` is a practitioner as the
+    organization named her: an identifier as `system|value`, or a value alone.
     """
 
     person_id: str
@@ -110,8 +116,24 @@ def explain(
     found = [c for c in contacts if _holds(c, at, contact_days, registration_days)]
     if not found:
         return None
-    best = min(found, key=lambda c: (c.user_id != user_id, list(Relation).index(c.relation)))
-    return Explanation(best.relation, best.user_id == user_id)
+    best = min(found, key=lambda c: (not is_user(c.user_id, user_id), list(Relation).index(c.relation)))
+    return Explanation(best.relation, is_user(best.user_id, user_id))
+
+
+def is_user(named: str | None, user_id: str) -> bool:
+    """Whether a practitioner's identifier is that of a user as the log spells her.
+
+    A console user is an e-mail there; a member's user what its token says, by custom `system#value` (hl7-b2b), but a
+    `system|value` or the value alone as well. Where both have a system they must be the same. Letters' case is none.
+    """
+    if named is None:
+        return False
+    system, bar, value = named.partition("|")
+    spelt = {named}
+    if bar:
+        systems = next((same for same in _SAME_SYSTEM if system in same), (system,))
+        spelt |= {value, *(f"{one}{mark}{value}" for one in systems for mark in "#|")}
+    return user_id.casefold() in {clip(text).casefold() for text in spelt}
 
 
 def _holds(contact: Contact, at: datetime, contact_days: int, registration_days: int) -> bool:

@@ -1,9 +1,9 @@
 """What the review of accesses may know of people (`hie.audit.relations.Community`), out of index and directory.
 
 A registration at the caller's organization is a version of a source record that it fed; an older record is a weak
-relation. Encounters, referrals and panels stay with the members: they explain accesses once a member sends them. A user
-is taken for a patient, and a patient for somebody's colleague, where the e-mail is the same and nobody else's: enough
-for a question, never for a link.
+relation. Encounters, admissions, referrals and panels are those that the organization has told (`hie.gateway.care`),
+with the practitioners that it named. A user is taken for a patient, and a patient for somebody's colleague, where the
+e-mail is the same and nobody else's: enough for a question, never for a link.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from hie.audit.relations import Contact, PersonFacts, Relation, UserFacts
 from hie.core.database import Database
 from hie.core.fhir import Resource
+from hie.gateway import care
 from hie.gateway.directory import Directory
 from hie.mpi.demographics import Address, Traits
 from hie.mpi.registrations import Known, by_email, family_name_share, known, registrations
@@ -31,11 +32,12 @@ class ExchangeCommunity:
         self._directory = directory
 
     def contacts(self, pairs: Collection[tuple[str, str]]) -> list[Contact]:
-        """Registrations as they came, and from the first one on the record that is there."""
+        """What was told; registrations as they came, and from the first one on the record that is there."""
         wanted = frozenset(pairs)
         found: list[Contact] = []
         first: dict[tuple[str, str], Contact] = {}
         with self._database.read() as connection:
+            found += care.contacts(connection, wanted)
             for registered in registrations(connection, {person_id for person_id, _ in wanted}):
                 pair = (registered.person_id, registered.member_id)
                 if pair in wanted:

@@ -18,6 +18,7 @@ from hie.core.clock import Clock
 from hie.core.config import Settings
 from hie.core.database import Database
 from hie.gateway.authority import Authority
+from hie.gateway.care import CareService
 from hie.gateway.directory import Directory
 from hie.gateway.governance import Governance
 from hie.gateway.notices import Notices
@@ -42,6 +43,7 @@ class Services:
     codes: CodeSets
     audit: AuditLog
     release: Release
+    care: CareService
     portal: Portal
     notices: Notices
     accounting: Accounting

@@ -1,13 +1,14 @@
-"""Tables of `hie.gateway`; the directory's stand in `tables_directory.py`, the portal's in `tables_portal.py`."""
+"""Tables of `hie.gateway`: the directory's stand in `tables_directory.py`, the portal's in `tables_portal.py`, what
+members tell of whom they treat in `tables_care.py`."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from hie.core.database import metadata
-from hie.gateway import tables_directory, tables_portal
+from hie.gateway import tables_care, tables_directory, tables_portal
 
-__all__ = ["gateway_ids", "tables_directory", "tables_portal"]
+__all__ = ["gateway_ids", "tables_care", "tables_directory", "tables_portal"]
 
 gateway_ids = sa.Table(
     "gateway_ids",

@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import combinations
 
 import sqlalchemy as sa
 
-from hie.core.clock import Clock, parse_instant
+from hie.core import stamps
+from hie.core.clock import Clock
 from hie.core.database import Database
 from hie.core.errors import (
     BadRequest,
@@ -73,6 +74,7 @@ __all__ = [
     "PatientQuery",
     "Person",
     "SourceRecord",
+    "check_identifier",
 ]
 
 Shown = Callable[[Person], Person | None]
@@ -87,7 +89,6 @@ MAX_NAMED = 8
 """Most identifiers of one `$match` that are looked up."""
 _JOINS = "one record fits both, and their records fit each other"
 _PROBABLE, _IMPOSSIBLE = 0.9, 0.01
-_CLOCK_SKEW = timedelta(hours=1)
 
 
 class IdentityService(PeopleWriter):
@@ -114,7 +115,7 @@ class IdentityService(PeopleWriter):
         again when the database asks for the transaction to be repeated. Raises Unprocessable for an identifier that
         cannot be kept, Conflict for new content under an id that the member merged away, PreconditionFailed.
         """
-        _check_identifier(identifier)
+        check_identifier(identifier)
         digest = registry.content_hash(patient)
         feed = _Message(member_id, identifier, patient, traits_of(patient), digest, expected_version is not None)
 
@@ -325,8 +326,7 @@ class IdentityService(PeopleWriter):
         return survivor
 
     def _is_stale(self, message: _Message | _Merge, held: Held) -> bool:
-        sent = message.last_updated
-        return sent is not None and held.source_updated is not None and sent < held.source_updated
+        return stamps.is_older(message.last_updated, held.source_updated)
 
     def _is_replay(self, connection: sa.Connection, feed: _Message, held: Held) -> bool:
         """Content of an earlier version, and nothing that says it is meant: no stamp of its own, no version named.
@@ -337,13 +337,8 @@ class IdentityService(PeopleWriter):
         return not meant and registry.has_seen(connection, held.record.id, feed.digest)
 
     def _source_updated(self, message: _Message | _Merge, held: Held | None) -> datetime | None:
-        """The newest time the member stamped; a clock far ahead must not shut out all later messages."""
-        sent = message.last_updated
         known = held.source_updated if held is not None else None
-        if sent is None:
-            return known
-        capped = min(sent, self._clock() + _CLOCK_SKEW)
-        return max(capped, known) if known is not None else capped
+        return stamps.newest(message.last_updated, known, self._clock())
 
     # -- merge and delete
 
@@ -363,7 +358,7 @@ class IdentityService(PeopleWriter):
         message older than what is held changes nothing. Raises Unprocessable for a merge that has no meaning, NotFound
         for an unknown subsumed id without a body, PreconditionFailed.
         """
-        _check_identifier(subsumed)
+        check_identifier(subsumed)
         if subsumed == survivor:
             raise Unprocessable("A record cannot be replaced by itself.")
         message = _Merge(member_id, subsumed, survivor, patient)
@@ -796,7 +791,7 @@ class _Message:
 
     @property
     def last_updated(self) -> datetime | None:
-        return _last_updated(self.patient)
+        return stamps.last_updated(self.patient)
 
 
 @dataclass(frozen=True)
@@ -814,17 +809,7 @@ class _Merge:
 
     @property
     def last_updated(self) -> datetime | None:
-        return _last_updated(self.patient or {})
-
-
-def _last_updated(patient: Resource) -> datetime | None:
-    """The member's own time of the content, where its server stamps one."""
-    meta = patient.get("meta")
-    stamped = meta.get("lastUpdated") if isinstance(meta, dict) else None
-    try:
-        return parse_instant(stamped) if isinstance(stamped, str) else None
-    except (ValueError, OverflowError):
-        return None
+        return stamps.last_updated(self.patient or {})
 
 
 @dataclass(frozen=True)
@@ -840,7 +825,8 @@ def _actor(member_id: str) -> str:
     return f"Organization/{member_id}"
 
 
-def _check_identifier(identifier: Identifier) -> None:
+def check_identifier(identifier: Identifier) -> None:
+    """Raises Unprocessable for one that cannot be kept."""
     for part in (identifier.system, identifier.value):
         if not part.strip() or len(part) > MAX_IDENTIFIER or not _storable(part):
             raise Unprocessable(

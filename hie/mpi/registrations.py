@@ -39,15 +39,11 @@ class Known:
 
 def registrations(connection: sa.Connection, person_ids: Collection[str]) -> Iterator[Registered]:
     """Every version of every source record of these people, deleted ones included."""
-    survivors = survivors_of(connection, person_ids)
-    asked: dict[str, list[str]] = {}
-    for person_id, survivor in survivors.items():
-        asked.setdefault(survivor, []).append(person_id)
-    for chunk in _chunks(sorted(asked)):
+    for asked in by_survivor(connection, person_ids):
         rows = connection.execute(
             sa.select(source_records.c.person_id, source_records.c.member_id, source_record_versions.c.received)
             .join(source_record_versions, source_record_versions.c.record_id == source_records.c.id)
-            .where(source_records.c.person_id.in_(chunk), source_record_versions.c.event == "feed")
+            .where(source_records.c.person_id.in_(asked), source_record_versions.c.event == "feed")
         )
         for person_id, member_id, at in rows:
             yield from (Registered(same, member_id, at) for same in asked[person_id])
@@ -86,6 +82,15 @@ def family_name_share(connection: sa.Connection, family_name: str) -> float:
     )
     everybody = connection.scalar(sa.select(sa.func.count()).where(people.c.active)) or 0
     return (connection.scalar(bearers) or 0) / everybody if everybody else 1.0
+
+
+def by_survivor(connection: sa.Connection, person_ids: Collection[str]) -> Iterator[dict[str, list[str]]]:
+    """Who stands for these people now -> the ids asked for, in parts short enough for one statement."""
+    asked: dict[str, list[str]] = {}
+    for person_id, survivor in survivors_of(connection, person_ids).items():
+        asked.setdefault(survivor, []).append(person_id)
+    for chunk in _chunks(sorted(asked)):
+        yield {survivor: asked[survivor] for survivor in chunk}
 
 
 def survivors_of(connection: sa.Connection, person_ids: Collection[str]) -> dict[str, str]:

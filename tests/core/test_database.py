@@ -18,8 +18,9 @@ def with_scratch(database_url):
     database.close()
 
 
-def test_instants_keep_their_zone_and_microseconds(with_scratch):
-    moment = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+@pytest.mark.parametrize("year", [2026, 999, 1])
+def test_instants_keep_their_zone_and_microseconds(with_scratch, year):
+    moment = datetime(year, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     with with_scratch.write() as connection:
         connection.execute(scratch.insert().values(n=1, at=moment))
     with with_scratch.read() as connection:

@@ -15,6 +15,7 @@ from hie.audit.relations import Contact, Relation
 from hie.audit.review import Review
 from hie.audit.seal import Seal
 from hie.core.database import Database
+from hie.gateway.care import CareService
 from hie.gateway.community import ExchangeCommunity
 from hie.gateway.directory import Directory
 from hie.mpi.identity import Identifier, IdentityService
@@ -36,6 +37,7 @@ class Exchange:
         self.directory.apply(manifest())
         self.identity = IdentityService(database, MatchIndex(Model.load(), database.is_sqlite), self.clock)
         self.community = ExchangeCommunity(database, self.directory)
+        self.care = CareService(database, self.clock, "https://exchange.example/fhir")
         self.log = AuditLog(database, self.clock, BASE, Seal.of(settings(home)))
         self.review = Review(database, self.clock, self.log, self.community)
 
@@ -146,4 +148,33 @@ def test_curiosity_about_the_own_household_is_found_in_the_real_exchange(exchang
     stranger = exchange.feed("3", "Bell", "Ada", birthDate="1950-05-05")
     exchange.clock.forward(days=timedelta(days=2).days)
     exchange.log.record(disclosure(stranger, caller=caller(client_id=None, user_id=ROSA)))
+    assert exchange.review.look() == []
+
+
+def test_an_encounter_that_was_told_stands_in_the_review_and_excuses_whom_it_names(exchange: Exchange) -> None:
+    exchange.feed("1", "Ortiz", "Rosa", address=home("4 Quay Road"), telecom=[{"system": "email", "value": ROSA}])
+    child = exchange.feed("2", "Vega", "Luz", address=home("4 Quay Rd."), birthDate="2015-01-02")
+    exchange.clock.forward(days=40)
+    lakeside = exchange.directory.member("lakeside")
+    assert lakeside is not None
+    visit = {
+        "resourceType": "Encounter",
+        "status": "in-progress",
+        "class": {"code": "AMB"},
+        "subject": {"identifier": {"system": LAKESIDE, "value": "2"}},
+    }
+    exchange.care.tell(lakeside, Identifier("urn:visits", "1"), visit)
+    exchange.log.record(disclosure(child, caller=caller(client_id=None, user_id=ROSA)))
+    (alert,) = exchange.review.look()
+    assert alert.sentence == (
+        "Opened the records of somebody who lives at the user's own address; the organization has a relation to that "
+        "person (encounter), the user none that is known."
+    )
+    exchange.clock.forward(days=14)
+    exchange.log.record(disclosure(child, caller=caller(client_id=None, user_id=ROSA)))
+    exchange.care.tell(
+        lakeside,
+        Identifier("urn:visits", "1"),
+        visit | {"participant": [{"individual": {"identifier": {"value": ROSA}}}]},
+    )
     assert exchange.review.look() == []

@@ -33,10 +33,19 @@ def test_the_statement_is_valid_and_lists_routes_that_exist(client: FlaskClient)
     assert set(CLINICAL_TYPES) < set(resources)
     assert resources["Patient"]["conditionalUpdate"] is True
     assert resources["Patient"]["conditionalDelete"] == "single"
-    for resource_type in resources:
+    assert [operation["name"] for operation in statement["rest"][0]["operation"]] == ["process-message"]
+    assert client.post("/fhir/$process-message").status_code == 401
+    told = {"Encounter", "ServiceRequest", "CareTeam"}
+    assert {name for name, resource in resources.items() if resource.get("conditionalUpdate")} == {"Patient", *told}
+    for resource_type, resource in resources.items():
         # 401, since no token is sent: the route is there.
-        assert client.get(f"/fhir/{resource_type}/x").status_code == 401
-        assert client.get(f"/fhir/{resource_type}?patient=x").status_code == 401
+        can = {interaction["code"] for interaction in resource["interaction"]}
+        if "read" in can:
+            assert client.get(f"/fhir/{resource_type}/x").status_code == 401
+            assert client.get(f"/fhir/{resource_type}?patient=x").status_code == 401
+        if resource.get("conditionalUpdate"):
+            assert client.put(f"/fhir/{resource_type}?identifier=x|y").status_code == 401
+            assert client.delete(f"/fhir/{resource_type}?identifier=x|y").status_code == 401
 
 
 def test_discovery_tells_absolute_addresses(client: FlaskClient) -> None:

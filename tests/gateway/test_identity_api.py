@@ -24,8 +24,9 @@ from hie.core.config import Settings
 from hie.core.database import Database
 from hie.core.errors import AuditUnavailable, Unauthorized
 from hie.core.scopes import Scopes
-from hie.gateway.api import context, link_changes, matching, problems
+from hie.gateway.api import care, context, link_changes, matching, problems
 from hie.gateway.api.identity import blueprint
+from hie.gateway.care import CareService
 from hie.gateway.services import Services
 from hie.mpi.identity import IdentityService
 from hie.mpi.index import MatchIndex
@@ -142,7 +143,7 @@ def make_exchange(database: Database, model: Model, audit: Audit) -> Exchange:
     app = Flask("identity")
     context.install(app)
     problems.install(app)
-    for routes in (blueprint, matching.blueprint, link_changes.blueprint):
+    for routes in (blueprint, matching.blueprint, link_changes.blueprint, care.blueprint):
         app.register_blueprint(routes)
     index = MatchIndex(model, database.is_sqlite)
     services: dict[str, Any] = {
@@ -152,6 +153,7 @@ def make_exchange(database: Database, model: Model, audit: Audit) -> Exchange:
         "directory": Directory(),
         "authority": Authority(),
         "identity": IdentityService(database, index, system_clock),
+        "care": CareService(database, system_clock, BASE),
         "stewardship": Stewardship(database, index, system_clock),
         "audit": audit,
         "secret": b"secret",

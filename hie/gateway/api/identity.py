@@ -6,8 +6,7 @@ audit entry commits with the feed; what a search, read or cross-reference shows 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
@@ -21,22 +20,28 @@ from hie.core.errors import BadRequest, Forbidden, HieError, NotFound, Unprocess
 from hie.core.fhir import Resource
 from hie.gateway.api import formats
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.feeding import (
+    FEEDERS,
+    answer,
+    asked_query,
+    conditional_identifier,
+    expected_version,
+    own_member,
+    refuse_control_characters,
+    require_any,
+)
 from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.golden import DATA_ABSENT_REASON, replaced
 from hie.mpi.identity import FeedResult, Identifier, PatientPage, PatientQuery, Person, SourceRecord
 from hie.mpi.index import MatchDecision
-from hie.mpi.patient_search import parse_query, split_or, split_token
+from hie.mpi.patient_search import parse_query, split_token
 
 blueprint = Blueprint("identity", __name__)
 formats.install(blueprint)
 
-FEEDERS = (Role.MEMBER, Role.PAYER)
 _READERS = (*FEEDERS, Role.CLINICIAN, Role.DATA_STEWARD)
-_FEED_PARAMETERS = frozenset({"identifier", "_format", "_pretty"})
 _HOW_TO_FEED = "Feed a patient by PUT Patient?identifier=system|value; the exchange gives the ids."
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_IF_MATCH = re.compile(r'(?:W/)?"([1-9][0-9]{0,8})"')
 _CODES = {
     "gender": ("male", "female", "other", "unknown"),
     "active": (True, False),
@@ -59,8 +64,8 @@ def _do_not_keep(response: Response) -> Response:
 def feed() -> Response:
     """ITI-104 add, revise and resolve duplicate: 201 on first sight, 200 after."""
     asking = caller()
-    system = _own_system(asking, "c", "u")
-    identifier = _conditional_identifier()
+    system = own_member(asking, "Patient", "c", "u").patient_id_system
+    identifier = conditional_identifier()
     _check_own(identifier.system, system)
     patient = formats.read_resource(request, "Patient")
     _check_patient(patient, identifier, system)
@@ -74,7 +79,7 @@ def _store(asking: Caller, identifier: Identifier, patient: Resource, survivor: 
         asking.require("Patient", "c" if result.created else "u")
         services.audit.append(connection, _feed_event(asking, result, survivor is not None))
 
-    member_id, version = asking.organization, _expected_version()
+    member_id, version = asking.organization, expected_version()
     if survivor is not None:
         return services.identity.merge(
             member_id, identifier, survivor, patient=patient, expected_version=version, also=also
@@ -90,7 +95,7 @@ def _feed_event(asking: Caller, result: FeedResult, merged: bool) -> Event:
         action="C" if result.created else "U",
         caller=asking,
         person_id=result.record.person_id,
-        query=_asked("PUT Patient"),
+        query=asked_query("PUT Patient"),
         request_id=request_id(),
         description=f"Patient identity feed: {described}{' (merge)' if merged else ''}",
         decisions=(_matched(result.decision),) if result.decision else (),
@@ -156,14 +161,14 @@ def remove() -> Response:
             action="D",
             caller=asking,
             person_id=gone.person_id if gone else None,
-            query=_asked("DELETE Patient"),
+            query=asked_query("DELETE Patient"),
             request_id=request_id(),
             description="Patient identity feed: " + ("deleted" if gone else "nothing to delete"),
         )
         services.audit.append(connection, event)
 
-    system = _own_system(asking, "d")
-    identifier = _conditional_identifier()
+    system = own_member(asking, "Patient", "d").patient_id_system
+    identifier = conditional_identifier()
     _check_own(identifier.system, system)
     services.identity.delete(asking.organization, identifier, also=also)
     return Response(status=204)
@@ -184,36 +189,6 @@ def change(person_id: str) -> Response:
 def _not_allowed(allowed: str, sentence: str) -> Response:
     caller()
     return answer(fhir.outcome(fhir.issue("error", "not-supported", sentence)), 405, {"Allow": allowed})
-
-
-def _own_system(asking: Caller, *actions: str) -> str:
-    """The caller's assigning authority; raises Forbidden for who is no member's system or lacks the scope."""
-    asking.require_role(*FEEDERS)
-    require_any(asking, actions)
-    member = current().directory.member(asking.organization)
-    if member is None:
-        raise Forbidden("The caller's organization is not a member of the exchange.")
-    return member.patient_id_system
-
-
-def require_any(asking: Caller, actions: Sequence[str]) -> None:
-    if not any(asking.scopes.allows("Patient", action) for action in actions):
-        asking.require("Patient", actions[0])
-
-
-def _conditional_identifier() -> Identifier:
-    """The one `identifier=system|value` of a conditional update or delete."""
-    refuse_control_characters(request.args.items(multi=True))
-    unknown = sorted(name for name in request.args if name not in _FEED_PARAMETERS)
-    given = request.args.getlist("identifier")
-    if unknown or len(given) != 1:
-        raise BadRequest("Give exactly one parameter, identifier=system|value.")
-    if len(split_or(given[0])) != 1:
-        raise BadRequest("Give exactly one identifier; write a comma inside it as \\,.")
-    system, value = split_token(given[0])
-    if not system or not value:
-        raise Unprocessable("The identifier needs a system and a value: identifier=system|value.")
-    return Identifier(system, value)
 
 
 def _check_own(system: str, own: str) -> None:
@@ -276,16 +251,6 @@ def _survivor(patient: Resource, own: str) -> Identifier | None:
     return Identifier(system, value)
 
 
-def _expected_version() -> int | None:
-    given = request.headers.get("If-Match")
-    if given is None:
-        return None
-    match = _IF_MATCH.fullmatch(given.strip())
-    if match is None:
-        raise BadRequest('If-Match must name one version, as in W/"3".')
-    return int(match[1])
-
-
 # -- cross-reference
 
 
@@ -293,7 +258,7 @@ def _expected_version() -> int | None:
 def cross_reference() -> Response:
     """ITI-83: the other identifiers of the patient that the caller knows by `sourceIdentifier`."""
     asking = caller()
-    asked = _asked("Patient/$ihe-pix")
+    asked = asked_query("Patient/$ihe-pix")
     check_reader(asking, "r", "s")
     refuse_control_characters(request.args.items(multi=True))
     try:
@@ -455,12 +420,7 @@ def read(person_id: str) -> Response:
 
 def check_reader(asking: Caller, *actions: str) -> None:
     asking.require_role(*_READERS)
-    require_any(asking, actions)
-
-
-def refuse_control_characters(parameters: Iterable[tuple[str, str]]) -> None:
-    if any(_CONTROL.search(text) for pair in parameters for text in pair):
-        raise BadRequest("A parameter holds a control character.", code="value")
+    require_any(asking, "Patient", actions)
 
 
 def record_shown(asking: Caller, asked: str, person_ids: Sequence[str], action: str = "E") -> None:
@@ -479,12 +439,3 @@ def record_shown(asking: Caller, asked: str, person_ids: Sequence[str], action: 
         for person_id in (person_ids or (None,))
     ]
     give(current().audit.record(*events))
-
-
-def _asked(path: str) -> str:
-    """The request as it came: the path and the parameters of its address."""
-    return f"{path}?{urlencode(list(request.args.items(multi=True)))}" if request.args else path
-
-
-def answer(body: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(fhir.to_bytes(body), status, headers, content_type=f"{fhir.FHIR_JSON}; charset=utf-8")

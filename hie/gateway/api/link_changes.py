@@ -18,7 +18,8 @@ from hie.core.errors import BadRequest
 from hie.core.fhir import Resource
 from hie.gateway.api import formats
 from hie.gateway.api.context import caller
-from hie.gateway.api.identity import FEEDERS, answer, record_shown, require_any
+from hie.gateway.api.feeding import FEEDERS, answer, require_any
+from hie.gateway.api.identity import record_shown
 from hie.gateway.services import current
 from hie.mpi.golden import replaced
 from hie.mpi.stewardship import LinkChange
@@ -36,7 +37,7 @@ def link_changes() -> Response:
     """The caller's own patients alone, oldest change first."""
     asking = caller()
     asking.require_role(*FEEDERS)
-    require_any(asking, ("r", "s"))
+    require_any(asking, "Patient", ("r", "s"))
     since = _since()
     governance = current().governance
     happened, through, more = current().stewardship.changes_since(

@@ -19,7 +19,8 @@ from hie.core.fhir import Resource
 from hie.core.ids import new_id
 from hie.gateway.api import formats
 from hie.gateway.api.context import caller
-from hie.gateway.api.identity import answer, check_reader, record_shown
+from hie.gateway.api.feeding import answer
+from hie.gateway.api.identity import check_reader, record_shown
 from hie.gateway.services import current
 from hie.mpi.people import Grade, Match
 

@@ -12,6 +12,8 @@ from hie.core import fhir
 from hie.core.errors import NotAcceptable
 from hie.core.fhir import CLINICAL_TYPES, Resource
 from hie.gateway.api.link_changes import DEFINITION as LINK_CHANGES
+from hie.gateway.care_messages import TYPES
+from hie.gateway.notifications import EVENTS
 from hie.gateway.record_search import DATES, TOKENS
 from hie.gateway.services import current
 
@@ -33,6 +35,8 @@ _OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-
 _SECURITY_SERVICE = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _AUDIT_PARAMETERS = [name for name in iti81.PARAMETERS if re.fullmatch(r"_id|[a-z-]+", name)]
 _AUDIT_KINDS = {"date": "date", "patient": "reference", "agent": "reference", "entity": "reference", "policy": "uri"}
+_PROCESS_MESSAGE = "http://hl7.org/fhir/OperationDefinition/MessageHeader-process-message"
+_MESSAGES = f"Receives {', '.join(EVENTS)} (Da Vinci Unsolicited Notifications); answers at once."
 _OPERATIONS = {
     "match": "http://hl7.org/fhir/OperationDefinition/Patient-match",
     "idi-match": "http://hl7.org/fhir/us/identity-matching/OperationDefinition/IDI-match",
@@ -70,10 +74,12 @@ def statement() -> Resource:
                 "resource": [
                     _patient(),
                     *(_clinical(resource_type) for resource_type in CLINICAL_TYPES),
+                    *({"type": told, **_told()} for told in TYPES if told not in CLINICAL_TYPES),
                     _consent(settings.fhir_base),
                     _audit_event(),
                     *_directory(),
                 ],
+                "operation": [{"name": "process-message", "definition": _PROCESS_MESSAGE, "documentation": _MESSAGES}],
             }
         ],
     }
@@ -115,10 +121,22 @@ def _patient() -> Resource:
 def _clinical(resource_type: str) -> Resource:
     names = {"patient": "reference", "_id": "token", "identifier": "token", "_lastUpdated": "date"}
     names |= dict.fromkeys(TOKENS[resource_type], "token") | dict.fromkeys(DATES[resource_type], "date")
+    told = _told() if resource_type in TYPES else {}
     return {
         "type": resource_type,
-        "interaction": [{"code": "read"}, {"code": "search-type"}],
+        **told,
+        "interaction": [{"code": "read"}, {"code": "search-type"}, *told.get("interaction", [])],
         "searchParam": [_param(name, kind) for name, kind in names.items()],
+    }
+
+
+def _told() -> Resource:
+    """What members may do with the types by which they tell whom they treat."""
+    return {
+        "documentation": "Conditional update and delete tell whom a member treats; no more of it is kept than that.",
+        "interaction": [{"code": "update"}, {"code": "delete"}],
+        "conditionalUpdate": True,
+        "conditionalDelete": "single",
     }
 
 
