@@ -27,6 +27,7 @@ from hie.core.clock import instant
 from hie.core.errors import BadRequest, Forbidden, NotFound, Unprocessable, UnsupportedMediaType
 from hie.core.fhir import Resource
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.feeding import answer, expected_version
 from hie.gateway.services import current
 from hie.gateway.trace import consent_event
 from hie.mpi.identity import Identifier, Person
@@ -35,7 +36,6 @@ blueprint = Blueprint("consents", __name__)
 
 _FORM = "application/x-www-form-urlencoded"
 _BODIES = (fhir.FHIR_JSON, "application/json")
-_IF_MATCH = re.compile(r'(?:W/)?"([1-9][0-9]{0,8})"')
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _MEMBER_ROLES = (Role.MEMBER, Role.CLINICIAN, Role.MEMBER_ADMIN, Role.PRIVACY_OFFICER)
 _STATUSES = frozenset({"draft", "proposed", "active", "rejected", "inactive", "entered-in-error"})
@@ -85,7 +85,7 @@ def update(consent_id: str) -> Response:
         _accepted(consent, person),
         person.id,
         asking,
-        expected_version=_expected_version(),
+        expected_version=expected_version(),
         filed_for=_filed_for(asking, consent, person),
         also=_recorded(asking, "U"),
     )
@@ -132,9 +132,7 @@ def history(consent_id: str) -> Response:
         for stored in versions
     ]
     link = [{"relation": "self", "url": f"{base}/{query}"}]
-    return _answer(
-        {"resourceType": "Bundle", "type": "history", "total": len(entries), "link": link, "entry": entries}, 200, {}
-    )
+    return answer({"resourceType": "Bundle", "type": "history", "total": len(entries), "link": link, "entry": entries})
 
 
 @blueprint.get("/fhir/Consent")
@@ -261,16 +259,6 @@ def _accepted(consent: Resource, person: Person) -> Resource:
     return {**consent, "patient": {"reference": f"Patient/{person.id}"}}
 
 
-def _expected_version() -> int | None:
-    given = request.headers.get("If-Match")
-    if given is None:
-        return None
-    match = _IF_MATCH.fullmatch(given.strip())
-    if match is None:
-        raise BadRequest('If-Match must name one version, as W/"3".', code="value")
-    return int(match[1])
-
-
 # -- search
 
 
@@ -286,7 +274,7 @@ def _search(params: list[tuple[str, str]]) -> Response:
     if not events:
         events = [_found(asking, asked, person_ids[0] if person_ids else None, [])]
     current().audit.record(*events)
-    return _answer(_bundle(asked, page, more), 200, {})
+    return answer(_bundle(asked, page, more))
 
 
 def _by_person(page: Iterable[StoredConsent]) -> dict[str, list[StoredConsent]]:
@@ -403,9 +391,9 @@ def _filed(stored: StoredConsent, status: int) -> Response:
     elif "return=OperationOutcome" in prefer:
         said = summary(stored.resource, current().clock(), _name_of).text
         issues = [fhir.issue("warning", "not-supported", sentence) for sentence in stored.warnings]
-        response = _answer(fhir.outcome(fhir.issue("information", "informational", said), *issues), status, headers)
+        response = answer(fhir.outcome(fhir.issue("information", "informational", said), *issues), status, headers)
     else:
-        response = _answer(stored.resource, status, headers)
+        response = answer(stored.resource, status, headers)
     for sentence in stored.warnings[:10]:
         plain = re.sub(r'[^ -~]|["\\]', "?", sentence)
         response.headers.add("Warning", f'299 hie "{plain}"')
@@ -422,10 +410,6 @@ def _version_headers(stored: StoredConsent) -> dict[str, str]:
     return {"ETag": f'W/"{stored.version}"', "Last-Modified": http_date(stored.updated)}
 
 
-def _answer(body: Resource, status: int, headers: dict[str, str]) -> Response:
-    return Response(fhir.to_bytes(body), status, headers, content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
-
-
 def _recorded(asking: Caller, action: str) -> Callable[[sa.Connection, StoredConsent], None]:
     """Appends the audit entry in the transaction that files the consent."""
 
@@ -437,7 +421,7 @@ def _recorded(asking: Caller, action: str) -> Callable[[sa.Connection, StoredCon
 
 def _shown(asking: Caller, stored: StoredConsent) -> Response:
     current().audit.record(_event(asking, "R", stored.reference, stored.person_id, [stored]))
-    return _answer(stored.resource, 200, _version_headers(stored))
+    return answer(stored.resource, 200, _version_headers(stored))
 
 
 def _found(asking: Caller, asked: _Asked, person_id: str | None, stored: Sequence[StoredConsent]) -> Event:
