@@ -170,6 +170,10 @@ def _searchset(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {"resourceType": "Bundle", "type": "searchset", "total": len(found), "entry": entries}
 
 
+OWN_CLIENTS = {"privacy": "privacy-office", "portal": "patients-app"}
+"""Clients of the exchange itself by the names of their keys."""
+
+
 class Exchange:
     """One exchange with its members and clients, in a folder of its own."""
 
@@ -188,7 +192,7 @@ class Exchange:
         self.base = f"http://127.0.0.1:{self.port}"
         self.keys = {
             name: ECKey.generate_key("P-384", parameters={"use": "sig", "alg": "ES384", "kid": name})
-            for name in [*self.members, "privacy"]
+            for name in [*self.members, *OWN_CLIENTS]
         }
         self.env = {
             **os.environ,
@@ -220,13 +224,19 @@ class Exchange:
             }
             for member in self.members.values()
         ]
-        office = {
-            "id": "privacy-office",
-            "role": "privacy-officer",
-            "jwks": {"keys": [self.keys["privacy"].as_dict(private=False)]},
-            "scopes": ["system/AuditEvent.rs", "system/Consent.cruds"],
-        }
-        return {"members": members, "clients": [office], "users": self.extra.get("users", [])}
+        own = [
+            {
+                "id": OWN_CLIENTS[name],
+                "role": role,
+                "jwks": {"keys": [self.keys[name].as_dict(private=False)]},
+                "scopes": scopes,
+            }
+            for name, role, scopes in (
+                ("privacy", "privacy-officer", ["system/AuditEvent.rs", "system/Consent.cruds"]),
+                ("portal", "patient", ["system/*.rs"]),
+            )
+        ]
+        return {"members": members, "clients": own, "users": self.extra.get("users", [])}
 
     def run(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -271,8 +281,8 @@ class Exchange:
     # -- a client
 
     def assertion(self, slug: str, purposes: list[str], claims: dict[str, Any] | None = None, **b2b: Any) -> str:
-        client = "privacy-office" if slug == "privacy" else f"{slug}-ehr"
-        organization = "exchange" if slug == "privacy" else slug
+        client = OWN_CLIENTS.get(slug, f"{slug}-ehr")
+        organization = "exchange" if slug in OWN_CLIENTS else slug
         now = int(time.time())
         payload = {
             "iss": client,
