@@ -1,13 +1,14 @@
 """What evidence costs, beside a log without it on the same database in the same run; the tree; proofs; verification.
 
-    .venv/bin/python bench/bench_audit.py [--entries 1000000] [--postgresql URL] [--only append|tree|large]
+    bench/bench_audit.py [--entries 1000000] [--postgresql URL] [--only append|tree|large] [--disk-ms 3]
 
 `append`: 64 callers wait for each entry. "bare" is the same group commit, the same rows with the same indexes and
 guards, and neither leaves hashed into a tree nor tiles, checkpoints, signatures or a high-water mark. "ready" means
 that the rows' bytes exist already; otherwise each caller builds its AuditEvent as the exchange does. "singly" is the
 log with one caller, so that each entry has a transaction and a signature of its own; "single" commits each ready entry
-by itself, without evidence. How far apart they are from a group hangs on the disk, whose latency is printed too. Rounds
-of all of them alternate, and the median counts.
+by itself, without evidence. How far apart they are from a group hangs on the disk, whose latency is printed too;
+`--disk-ms` adds to each durable write what a slower disk takes (a library before libc's, made with gcc). Rounds of all
+of them alternate, and the median counts.
 
 `tree`: leaves a second of the tree alone, in memory, beside pymerkle's (in a throw-away environment under build/).
 
@@ -411,12 +412,36 @@ def _memory(pid: int, file: str, name: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
+_SLOWER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <unistd.h>
+int fsync(int f) { usleep(MICROSECONDS); return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(f); }
+int fdatasync(int f) { usleep(MICROSECONDS); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(f); }
+"""
+
+
+def on_a_slower_disk(milliseconds: float) -> int:
+    """This bench again, in a process in which each durable write takes so much longer; its exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "slower.so"
+        compiler = ["gcc", "-shared", "-fPIC", f"-DMICROSECONDS={int(milliseconds * 1000)}", "-x", "c", "-"]
+        subprocess.run([*compiler, "-o", str(library), "-ldl"], input=_SLOWER.encode(), check=True)
+        library.chmod(0o755)
+        Path(folder).chmod(0o755)  # PostgreSQL's user reads it, too
+        slower = {**os.environ, "LD_PRELOAD": str(library)}
+        return subprocess.run([sys.executable, *sys.argv], env=slower, check=False).returncode
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--postgresql", help="SQLAlchemy URL of a server to make databases on")
     parser.add_argument("--only", choices=("append", "tree", "large"))
+    parser.add_argument("--disk-ms", type=float, default=0, help="milliseconds that each durable write takes longer")
     arguments = parser.parse_args()
+    if arguments.disk_ms and "LD_PRELOAD" not in os.environ:
+        sys.exit(on_a_slower_disk(arguments.disk_ms))
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     if arguments.only in (None, "append"):
         print(f"a durable write of 4 kB takes {disk_latency():.2f} ms on this disk")
