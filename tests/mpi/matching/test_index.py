@@ -248,9 +248,18 @@ def test_generated_populations_link_with_high_precision(
     sqlite_database: Database, kind: str, seed: int, recall: float
 ) -> None:
     assert seed not in SEEDS.values()
-    found = judge(MODEL, sqlite_database, 1060, seed, kind)
+    found = judge(MODEL, sqlite_database, 1060, seed, kind).found
     assert found.precision >= 0.995
     assert found.recall >= recall
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("typical", 35), ("noisy", 36), ("thin", 37), ("clean", 38)])
+def test_once_the_queue_is_worked_off_feeds_find_what_the_batch_finds(
+    sqlite_database: Database, kind: str, seed: int
+) -> None:
+    judged = judge(MODEL, sqlite_database, 1060, seed, kind, with_steward=True)
+    assert judged.found.f1 >= judged.batch.f1 - 0.01
+    assert judged.found.precision >= 0.995
 
 
 def test_the_order_of_feeds_changes_nothing(sqlite_database: Database) -> None:
