@@ -3,8 +3,8 @@
 Generated populations of 100,000 and 1,000,000 records with households, FEBRL 3 and 4, and narrow files; each by
 `hie mpi link` from CSV to CSV in a process of its own (time, peak memory), beside Splink 5 on DuckDB (an expert's
 set-up and a lean one, in a throw-away environment under build/) and recordlinkage's ECM (FEBRL only: it keeps every
-pair in memory). Defaults were chosen on
-other seeds. The load average is printed with every line, since a busy machine slows both.
+pair in memory). Defaults were chosen on other seeds. The load average is printed with every line, since a busy machine
+slows both.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ of them is reported, which is kind to Splink since the truth chose it.
 
     build/splink/bin/python bench/peer_splink.py RECORDS.csv TRUTH.csv [lean]
 
-`lean` is a faster set-up: exact or near, five narrow block rules, two training blocks.
+`lean` is a faster set-up: fewer levels and five narrow block rules, trained like the other.
 """
 
 from __future__ import annotations

@@ -371,9 +371,11 @@ class _Committer:
     def _next_batch(self) -> list[_Request]:
         """Everything that is queued, at least one; empty when closed."""
         first = self._queue.get()
-        batch = [first] if first else []
+        if first is None:
+            return []
         self._linger()
-        while batch and len(batch) < MAX_BATCH and not self._queue.empty():
+        batch = [first]
+        while len(batch) < MAX_BATCH and not self._queue.empty():
             following = self._queue.get()
             if following is None:
                 self._queue.put(None)

@@ -58,7 +58,7 @@ class AuditQuery:
     """What to look for; nothing given finds everything.
 
     `agents` are `Organization/x`, `Device/client`, `Practitioner/user` or a bare id of any of them; `entities` are
-    `Type/id` or a bare id; all others are plain codes and ids.
+    `Type/id` or a bare id; `not_organizations` those whose entries are left out; all others are plain codes and ids.
     """
 
     dates: tuple[Span, ...] = ()

@@ -12,16 +12,24 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hie.core.database import Instant
+
 Row = tuple[Any, ...]
 MANY = 100
 """Rows from which COPY is worth its turns."""
-_TYPES = {sa.String: "text", sa.LargeBinary: "bytea", sa.BigInteger: "int8", sa.SmallInteger: "int2"}
+_TYPES: dict[type[sa.types.TypeEngine[Any]], str] = {
+    sa.String: "text",
+    sa.LargeBinary: "bytea",
+    sa.BigInteger: "int8",
+    sa.SmallInteger: "int2",
+    Instant: "timestamptz",
+}
 
 
 def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
     """Rows with a value, as the driver takes it, for every column in order, but for one that counts itself.
 
-    Raises SQLAlchemyError.
+    Raises SQLAlchemyError, and TypeError for a table with a column of another type than the log and the index have.
     """
     if not rows:
         return
@@ -67,4 +75,11 @@ def _from_arrays(table: sa.Table) -> str:
 @cache
 def _types(table: sa.Table) -> list[str]:
     """PostgreSQL's names of the columns' types."""
-    return [next((t for kind, t in _TYPES.items() if isinstance(c.type, kind)), "timestamptz") for c in _columns(table)]
+    return [_type(column) for column in _columns(table)]
+
+
+def _type(column: sa.Column[Any]) -> str:
+    named = [name for kind, name in _TYPES.items() if isinstance(column.type, kind)]
+    if not named:
+        raise TypeError(f"{column}: columns of this type are not written in bulk yet")
+    return named[0]

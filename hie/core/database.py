@@ -21,7 +21,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hie.core.clock import instant
-from hie.core.writers import Writers
+from hie.core.writers import AfterCommit, Writers
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -116,12 +116,12 @@ class Database:
             for call in waiting.values():
                 call()
 
-    def _writing(self) -> tuple[sa.Connection, dict[object, Callable[[], None]]]:
+    def _writing(self) -> tuple[sa.Connection, AfterCommit]:
         """A connection to write on, and what is to be called once that is durable."""
         connection = self.engine.connect()
         if self.is_sqlite:
             connection = connection.execution_options(hie_immediate=True)
-        waiting: dict[object, Callable[[], None]] = {}
+        waiting: AfterCommit = {}
         connection.info[_AFTER_COMMIT] = waiting
         return connection, waiting
 
@@ -148,7 +148,7 @@ def after_commit(connection: sa.Connection, key: object, call: Callable[[], None
 
 def awaiting_commit(connection: sa.Connection, key: object) -> Callable[[], None] | None:
     """What this transaction will call under a key, if anything."""
-    waiting: dict[object, Callable[[], None]] = connection.info[_AFTER_COMMIT]
+    waiting: AfterCommit = connection.info[_AFTER_COMMIT]
     return waiting.get(key)
 
 

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+AfterCommit = dict[object, Callable[[], None]]
+"""What is called once a transaction is durable, by key."""
 MAX_MEMBERS, MAX_AGE_SECONDS = 16, 0.02
 """A group takes nobody in when it is as large or as old as that, so that the first of it does not wait long."""
 _POLL_SECONDS = 0.001
@@ -102,7 +104,7 @@ class _FileLock:
 class _Group:
     """An open transaction and those whose work is in it."""
 
-    def __init__(self, connection: sa.Connection, waiting: dict[object, Callable[[], None]]) -> None:
+    def __init__(self, connection: sa.Connection, waiting: AfterCommit) -> None:
         self.connection = connection
         self._transaction = self._begun()
         self.waiting = waiting
@@ -132,23 +134,22 @@ class _Group:
             yield
             if self.members:
                 self.connection.exec_driver_sql(_KEEP)
-        except BaseException as error:
+        except BaseException:
             self.waiting.clear()
             self.waiting.update(before)
-            self._take_back(error)
+            self._take_back()
             raise
         self.members += 1
 
-    def _take_back(self, error: BaseException) -> None:
-        """What one did is undone. Where SQLite itself gave up the transaction (disk full), it is lost for all."""
+    def _take_back(self) -> None:
+        """What one did is undone. Where that cannot be (SQLite itself gave up the transaction), all of it is lost."""
         if not self.members:
             return
-        driver = self.connection.connection.driver_connection
-        if isinstance(driver, sqlite3.Connection) and driver.in_transaction:
+        try:
             self.connection.exec_driver_sql(_UNDO)
             self.connection.exec_driver_sql(_KEEP)
-        else:
-            self.error = error if isinstance(error, sa.exc.DBAPIError) else _given_up()
+        except BaseException as error:  # noqa: BLE001  half of somebody's work must not be committed
+            self.error = error
 
     def end(self) -> None:
         """Commit, or roll back where there is nothing to keep. What goes wrong is everybody's, in `error`."""
@@ -171,7 +172,7 @@ class Writers:
     def __init__(
         self,
         path: str | None,
-        connect: Callable[[], tuple[sa.Connection, dict[object, Callable[[], None]]]],
+        connect: Callable[[], tuple[sa.Connection, AfterCommit]],
         committed: Callable[[], None],
         patience: float,
     ) -> None:
@@ -190,8 +191,7 @@ class Writers:
     def transaction(self) -> Iterator[sa.Connection]:
         """Work that is durable once the block has ended. Raises OperationalError where the writer never gets free."""
         if not self._queue.enter(self._patience):
-            raise _given_up("database is locked")
-        group = None
+            raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, sqlite3.OperationalError("database is locked"))
         try:
             group = self._open = self._open or self._begin()
             with group.member():
@@ -225,7 +225,3 @@ class Writers:
             self._file.free()
             self._committed()
         self._queue.leave()
-
-
-def _given_up(reason: str = "the transaction was rolled back") -> sa.exc.OperationalError:
-    return sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError(reason))

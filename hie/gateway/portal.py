@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -139,8 +139,14 @@ class Portal:
 
     def own_people(self, user_email: str) -> frozenset[str]:
         """Ids of the people who a user is."""
-        own = [self.person_of(b) for b in self.bindings(user_email) if b.relation is Relation.SELF]
-        return frozenset(person_id for person_id in own if person_id is not None)
+        return self._people(b for b in self.bindings(user_email) if b.relation is Relation.SELF)
+
+    def people_of(self, user_email: str) -> frozenset[str]:
+        """Ids of the people who a user is or acts for."""
+        return self._people(self.bindings(user_email))
+
+    def _people(self, bindings: Iterable[Binding]) -> frozenset[str]:
+        return frozenset(person_id for b in bindings if (person_id := self.person_of(b)) is not None)
 
     def representatives(self, records: Collection[tuple[str, str]]) -> frozenset[str]:
         """E-mails of those who may act for the person of these records (system, value)."""

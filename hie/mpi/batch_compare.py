@@ -36,6 +36,7 @@ CODE = {trait: {level: k + 1 for k, level in enumerate(LEVELS[trait])} for trait
 RADIX = tuple(len(LEVELS[trait]) + 1 for trait in TRAITS)
 TINY = 1e-9
 CHUNK, FIRST = 200_000, 1_000
+"""Pairs that are compared in one go, and in the very first, which fills what is computed once."""
 WORKERS = max(1, min(4, len(os.sched_getaffinity(0))))
 
 
@@ -81,7 +82,7 @@ class Comparer:
             then(part, self.compare(i[part].astype(np.intp), j[part].astype(np.intp)))
 
         if len(i):
-            one(slice(0, FIRST))  # fills what is computed once, before others look for it
+            one(slice(0, FIRST))
         if len(i) <= FIRST:
             return
         parts = max(WORKERS, -(-(len(i) - FIRST) // CHUNK))

@@ -12,7 +12,7 @@ import rfc8785
 import sqlalchemy as sa
 
 from hie.audit.event import Kind, Outcome, SourceOutcome
-from hie.audit.log import AuditLog, _Request
+from hie.audit.log import AuditLog, _Committer, _Request
 from hie.audit.query import AuditQuery
 from hie.audit.tables import entries
 from hie.core.clock import instant
@@ -311,3 +311,55 @@ def test_source_failures_are_found_by_organization_newest_first(log, clock):
     assert failures[1].at == START
     assert len(log.source_failures("harbor", limit=1)) == 1
     assert log.source_failures("meadow") == []
+
+
+def committer_of(sizes, patience=5):
+    """A committer whose batches only leave their sizes."""
+
+    def commit(requests):
+        sizes.append(len(requests))
+        for request in requests:
+            request.receipts.set_result(())
+
+    return _Committer(commit, patience)
+
+
+def test_a_single_caller_never_waits_for_company(monkeypatch):
+    def asleep(_seconds):
+        raise AssertionError("it waited")
+
+    monkeypatch.setattr("hie.audit.log.time.sleep", asleep)
+    sizes = []
+    committer = committer_of(sizes)
+    for _ in range(5):
+        request = _Request(())
+        committer.submit(request)
+        assert request.receipts.result(5) == ()
+    committer.close()
+    assert sizes == [1] * 5
+
+
+def test_those_who_were_answered_together_are_waited_for(monkeypatch):
+    """Two more come while the committer waits: without the wait the first would have a commit to itself."""
+    sizes, late = [], [_Request(()), _Request(())]
+    committer = committer_of(sizes)
+    committer._took, committer._size = 1.0, 3
+    monkeypatch.setattr("hie.audit.log.time.sleep", lambda _: committer.submit(late.pop()) if late else None)
+    monkeypatch.setattr("hie.audit.log.LINGER_SECONDS", 10)
+    first = _Request(())
+    committer.submit(first)
+    first.receipts.result(5)
+    committer.close()
+    assert sizes == [3]
+
+
+def test_nobody_is_waited_for_longer_than_a_moment():
+    """The last batch was of many, and nobody else comes."""
+    sizes = []
+    committer = committer_of(sizes)
+    committer._took, committer._size = 1000.0, 64
+    request = _Request(())
+    committer.submit(request)
+    assert request.receipts.result(5) == ()
+    committer.close()
+    assert sizes == [1]

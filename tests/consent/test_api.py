@@ -1,6 +1,7 @@
 """`/fhir/Consent` (PCF ITI-108) as a privacy office, a member's system and a stranger see it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,6 +37,7 @@ CALLERS = {
     "narrow": caller(scopes="system/AllergyIntolerance.rs"),
     "payer": caller("insurer", Role.PAYER),
     "patient": caller("exchange", Role.PATIENT, client=None),
+    "marta": replace(caller("exchange", Role.PATIENT, "system/Consent.cruds", "portal"), user_id="marta@mail.example"),
 }
 
 
@@ -109,6 +111,7 @@ def client(sqlite_database, audit):
         authority=Authority(),
         identity=Identity(),
         directory=Directory(),
+        portal=SimpleNamespace(people_of={"marta@mail.example": frozenset({"p1"})}.get),
         consents=ConsentService(sqlite_database, lambda: START, "permit", dict, frozenset),
         audit=audit,
         clock=lambda: START,
@@ -205,6 +208,27 @@ def test_the_office_files_for_everybody_by_any_identifier(client):
     assert send(client, "POST", "/fhir/Consent", consent("Patient/p2"), "portal").status_code == 201
     unknown = send(client, "POST", "/fhir/Consent", consent("Patient/nobody"))
     assert unknown.status_code == 422
+
+
+def test_an_app_that_names_its_patient_reads_and_files_for_her_alone(client):
+    """Also where the same app could do so for everybody without naming anybody (law L8)."""
+    others = send(client, "POST", "/fhir/Consent", consent("Patient/p2")).json["id"]
+    by_number = {"system": MEADOW, "value": "m-1"}
+    hers = send(client, "POST", "/fhir/Consent", consent(by_number), "marta")
+    assert hers.status_code == 201
+    own = hers.json["id"]
+    for path in (f"/fhir/Consent/{own}", f"/fhir/Consent/{own}/_history", "/fhir/Consent?patient=Patient/p1"):
+        assert send(client, "GET", path, who="marta").status_code == 200
+    assert send(client, "PUT", f"/fhir/Consent/{own}", {**consent(), "id": own}, "marta").status_code == 200
+    refused = [
+        send(client, "GET", path, who="marta")
+        for path in (f"/fhir/Consent/{others}", f"/fhir/Consent/{others}/_history", "/fhir/Consent?patient=Patient/p2")
+    ]
+    refused += [send(client, "POST", "/fhir/Consent", consent(p), "marta") for p in ("Patient/p2", "Patient/nobody")]
+    refused.append(send(client, "PUT", f"/fhir/Consent/{others}", {**consent("Patient/p2"), "id": others}, "marta"))
+    assert [answer.status_code for answer in refused] == [403] * 6
+    assert send(client, "GET", "/fhir/Consent", who="marta").status_code == 400
+    assert send(client, "GET", f"/fhir/Consent/{others}", who="portal").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,21 @@ def test_where_sqlite_gives_up_the_transaction_all_hear_of_it(database, monkeypa
     assert held(database) == [3]
 
 
+def test_half_of_somebodys_work_is_not_committed_where_it_cannot_be_undone(database, monkeypatch):
+    monkeypatch.setattr("hie.core.writers.MAX_AGE_SECONDS", 10)
+    monkeypatch.setattr("hie.core.writers._UNDO", "ROLLBACK TO nothing")
+
+    def fails(connection):
+        add(2)(connection)
+        raise ValueError("mine")
+
+    first, second, third = together(database, add(1), fails, add(3))
+    assert isinstance(first, sa.exc.OperationalError)
+    assert str(second) == "mine"
+    assert third is None
+    assert held(database) == [3]
+
+
 def test_who_waits_too_long_is_told_and_holds_nothing_up(database, monkeypatch):
     impatient = Database(database.url)
     monkeypatch.setattr(impatient._writers, "_patience", 0.05)

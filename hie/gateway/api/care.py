@@ -19,8 +19,9 @@ from hie.core.errors import BadRequest, Forbidden, Unprocessable
 from hie.core.fhir import Resource
 from hie.gateway import notifications
 from hie.gateway.api import formats
-from hie.gateway.api.context import caller, request_id
-from hie.gateway.api.feeding import answer, asked_query, conditional_identifier, expected_version, own_member
+from hie.gateway.api.context import caller, keep_nothing, request_id
+from hie.gateway.api.feeding import asked_query, conditional_identifier, expected_version, own_member
+from hie.gateway.api.formats import answer
 from hie.gateway.care import CareResult
 from hie.gateway.care_messages import TYPES
 from hie.gateway.directory import Member
@@ -28,15 +29,10 @@ from hie.gateway.services import current
 from hie.mpi.identity import Identifier
 
 blueprint = Blueprint("care", __name__)
+keep_nothing(blueprint)
 formats.install(blueprint)
 
 _TYPE = f"<any({','.join(TYPES)}):resource_type>"
-
-
-@blueprint.after_request
-def _do_not_keep(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.put(f"/fhir/{_TYPE}")

@@ -26,13 +26,15 @@ from hie.core.caller import EXCHANGE, Caller, Role
 from hie.core.clock import instant
 from hie.core.errors import BadRequest, Forbidden, NotFound, Unprocessable, UnsupportedMediaType
 from hie.core.fhir import Resource
-from hie.gateway.api.context import caller, request_id
-from hie.gateway.api.feeding import answer, expected_version
+from hie.gateway.api.context import caller, keep_nothing, request_id
+from hie.gateway.api.feeding import expected_version
+from hie.gateway.api.formats import answer
 from hie.gateway.services import current
 from hie.gateway.trace import consent_event
 from hie.mpi.identity import Identifier, Person
 
 blueprint = Blueprint("consents", __name__)
+keep_nothing(blueprint)
 
 _FORM = "application/x-www-form-urlencoded"
 _BODIES = (fhir.FHIR_JSON, "application/json")
@@ -44,12 +46,6 @@ _MAX_COUNT = 200
 _MAX_VERSION = 2**31
 _NOT_YOURS = "The consent is not about a patient of your organization."
 _NONE_SUCH = "There is no such consent."
-
-
-@blueprint.after_request
-def _do_not_keep(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.post("/fhir/Consent")
@@ -154,24 +150,34 @@ def search_by_form() -> Response:
 
 def _check_role(asking: Caller, action: str) -> None:
     asking.require("Consent", action)
-    if not _serves_everybody(asking) and asking.role not in _MEMBER_ROLES:
+    if not (_serves_everybody(asking) or _patient(asking)) and asking.role not in _MEMBER_ROLES:
         raise Forbidden(f"The role {asking.role.value} has no part in consents.")
 
 
 def _serves_everybody(asking: Caller) -> bool:
-    """The exchange's privacy officers and its own clients."""
-    return asking.organization == EXCHANGE and (asking.role is Role.PRIVACY_OFFICER or asking.client_id is not None)
+    """The exchange's privacy officers and its own clients, but for an app that names the patient whom it acts for."""
+    at_exchange = asking.organization == EXCHANGE and not _patient(asking)
+    return at_exchange and (asking.role is Role.PRIVACY_OFFICER or asking.client_id is not None)
+
+
+def _patient(asking: Caller) -> str | None:
+    """The account of the patient whom an app of the exchange names in its token."""
+    return asking.user_id if asking.role is Role.PATIENT and asking.client_id is not None else None
 
 
 def _check_theirs(asking: Caller, person: Person | None) -> Person:
-    """A member learns the same of a stranger's patient as of nobody's."""
-    if person is None or not any(record.member_id == asking.organization for record in person.records):
+    """A member learns the same of a stranger's patient as of nobody's, and so does a patient of others."""
+    account = _patient(asking)
+    if account:
+        if person is None or person.id not in current().portal.people_of(account):
+            raise Forbidden("The consent is not about the patient whom the token names.")
+    elif person is None or not any(record.member_id == asking.organization for record in person.records):
         raise Forbidden(_NOT_YOURS)
     return person
 
 
 def _may_see(asking: Caller, stored: StoredConsent) -> bool:
-    if _serves_everybody(asking) or stored.author_organization == asking.organization:
+    if _serves_everybody(asking) or _patient(asking) or stored.author_organization == asking.organization:
         return True
     named = {name for name in organizations(stored.resource) if name != EXCHANGE}
     return named <= {asking.organization}
@@ -227,7 +233,7 @@ def _referred(asking: Caller, reference: Resource) -> Person | None:
 
 
 def _identified(asking: Caller, identifier: Identifier) -> Person | None:
-    if not _serves_everybody(asking):
+    if not _serves_everybody(asking) and not _patient(asking):
         member = current().directory.member(asking.organization)
         if member is None or member.patient_id_system != identifier.system:
             raise Forbidden(_NOT_YOURS)

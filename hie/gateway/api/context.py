@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from flask import Flask, Response, g, request
+from flask import Blueprint, Flask, Response, g, request
 
 from hie.core.caller import Caller
 from hie.core.ids import new_id
@@ -24,6 +24,15 @@ def install(app: Flask) -> None:
     @app.after_request
     def _echo(response: Response) -> Response:
         response.headers["X-Request-Id"] = request_id()
+        return response
+
+
+def keep_nothing(blueprint: Blueprint) -> None:
+    """Tell whoever is between to keep no answer of these routes."""
+
+    @blueprint.after_request
+    def _do_not_keep(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"
         return response
 
 

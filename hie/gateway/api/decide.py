@@ -25,21 +25,17 @@ from hie.core.caller import EXCHANGE, Caller, Role
 from hie.core.clock import instant
 from hie.core.errors import BadRequest, Forbidden, NotFound, UnsupportedMediaType
 from hie.core.fhir import CLINICAL_TYPES, Resource
-from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.context import caller, keep_nothing, request_id
+from hie.gateway.api.formats import answer
 from hie.gateway.preview import Because, Preview, Somebody, may_ask, somebody
 from hie.gateway.services import current
 from hie.mpi.identity import Identifier, Person
 
 blueprint = Blueprint("decide", __name__)
+keep_nothing(blueprint)
 
 _ROLES = {role.value: role for role in (Role.MEMBER, Role.CLINICIAN, Role.PAYER)}
 _PARAMETERS = frozenset({"patient", "identifier", "recipient", "role", "purpose", "actor", "type", "break-glass"})
-
-
-@blueprint.after_request
-def _do_not_keep(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.post("/fhir/Consent/$decide")
@@ -53,7 +49,7 @@ def decide() -> Response:
     preview = current().release.preview(
         asking, given.person_id(), given.somebody(), given.types(), query="Consent/$decide", request_id=request_id()
     )
-    return Response(fhir.to_bytes(answer_of(preview)), content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
+    return answer(answer_of(preview))
 
 
 def answer_of(preview: Preview) -> Resource:

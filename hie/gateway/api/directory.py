@@ -27,6 +27,7 @@ from hie.core.errors import (
 from hie.core.fhir import Resource
 from hie.core.purposes import ACT_REASON_URL, DISPLAY
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.formats import answer
 from hie.gateway.directory import EXCHANGE_NAME, Change, Endpoint, Member, change_event
 from hie.gateway.services import current
 
@@ -353,6 +354,4 @@ def _check_format(wanted: str | None) -> None:
 
 
 def _respond(resource: Resource) -> Response:
-    response = Response(fhir.to_bytes(resource), content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return answer(resource, headers={"Cache-Control": "no-store"})

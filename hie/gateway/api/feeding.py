@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlencode
 
-from flask import Response, request
+from flask import request
 
-from hie.core import fhir
 from hie.core.caller import Caller, Role
 from hie.core.errors import BadRequest, Forbidden, Unprocessable
-from hie.core.fhir import Resource
 from hie.gateway.directory import Member
 from hie.gateway.services import current
 from hie.mpi.identity import Identifier
@@ -61,7 +59,7 @@ def expected_version() -> int | None:
         return None
     match = _IF_MATCH.fullmatch(given.strip())
     if match is None:
-        raise BadRequest('If-Match must name one version, as in W/"3".')
+        raise BadRequest('If-Match must name one version, as in W/"3".', code="value")
     return int(match[1])
 
 
@@ -74,8 +72,3 @@ def refuse_control_characters(parameters: Iterable[tuple[str, str]]) -> None:
 def asked_query(path: str) -> str:
     """The request as it came: the path and the parameters of its address."""
     return f"{path}?{urlencode(list(request.args.items(multi=True)))}" if request.args else path
-
-
-def answer(body: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """The resource as FHIR JSON."""
-    return Response(fhir.to_bytes(body), status, headers, content_type=f"{fhir.FHIR_JSON}; charset=utf-8")

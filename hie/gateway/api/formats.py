@@ -96,6 +96,11 @@ def _accepted(accept: MIMEAccept) -> str:
     raise NotAcceptable("The exchange answers in FHIR R4 JSON (application/fhir+json) or XML (application/fhir+xml).")
 
 
+def answer(body: Resource, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The resource as FHIR JSON."""
+    return Response(fhir.to_bytes(body), status, headers, content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
+
+
 def read_resource(asked: Request, *resource_types: str) -> Resource:
     """The validated body, of one of the types, JSON or XML by its content type; raises errors with a sentence."""
     body_format = _FORMATS.get(asked.mimetype)

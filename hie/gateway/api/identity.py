@@ -19,10 +19,9 @@ from hie.core.clock import instant
 from hie.core.errors import BadRequest, Forbidden, HieError, NotFound, Unprocessable, UnsupportedMediaType
 from hie.core.fhir import Resource
 from hie.gateway.api import formats
-from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.context import caller, keep_nothing, request_id
 from hie.gateway.api.feeding import (
     FEEDERS,
-    answer,
     asked_query,
     conditional_identifier,
     expected_version,
@@ -30,6 +29,7 @@ from hie.gateway.api.feeding import (
     refuse_control_characters,
     require_any,
 )
+from hie.gateway.api.formats import answer
 from hie.gateway.api.receipts import give
 from hie.gateway.services import current
 from hie.mpi.golden import DATA_ABSENT_REASON, replaced
@@ -38,6 +38,7 @@ from hie.mpi.index import MatchDecision
 from hie.mpi.patient_search import parse_query, split_token
 
 blueprint = Blueprint("identity", __name__)
+keep_nothing(blueprint)
 formats.install(blueprint)
 
 _READERS = (*FEEDERS, Role.CLINICIAN, Role.DATA_STEWARD)
@@ -49,12 +50,6 @@ _CODES = {
     "multipleBirthBoolean": (True, False),
 }
 _LINK_TYPES = ("replaced-by", "replaces", "refer", "seealso")
-
-
-@blueprint.after_request
-def _do_not_keep(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 # -- feed

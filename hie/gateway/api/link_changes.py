@@ -17,14 +17,16 @@ from hie.core.clock import instant, parse_instant
 from hie.core.errors import BadRequest
 from hie.core.fhir import Resource
 from hie.gateway.api import formats
-from hie.gateway.api.context import caller
-from hie.gateway.api.feeding import FEEDERS, answer, require_any
+from hie.gateway.api.context import caller, keep_nothing
+from hie.gateway.api.feeding import FEEDERS, require_any
+from hie.gateway.api.formats import answer
 from hie.gateway.api.identity import record_shown
 from hie.gateway.services import current
 from hie.mpi.golden import replaced
 from hie.mpi.stewardship import LinkChange
 
 blueprint = Blueprint("link-changes", __name__)
+keep_nothing(blueprint)
 formats.install(blueprint)
 
 DEFINITION = "/OperationDefinition/Patient-link-changes"

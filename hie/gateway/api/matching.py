@@ -18,13 +18,14 @@ from hie.core.errors import BadRequest, Unprocessable
 from hie.core.fhir import Resource
 from hie.core.ids import new_id
 from hie.gateway.api import formats
-from hie.gateway.api.context import caller
-from hie.gateway.api.feeding import answer
+from hie.gateway.api.context import caller, keep_nothing
+from hie.gateway.api.formats import answer
 from hie.gateway.api.identity import check_reader, record_shown
 from hie.gateway.services import current
 from hie.mpi.people import Grade, Match
 
 blueprint = Blueprint("matching", __name__)
+keep_nothing(blueprint)
 formats.install(blueprint)
 
 MATCH_GRADE = "http://hl7.org/fhir/StructureDefinition/match-grade"
@@ -48,12 +49,6 @@ class Question:
     only_certain: bool = False
     only_single: bool = False
     count: int = MAX_MATCHES
-
-
-@blueprint.after_request
-def _do_not_keep(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @blueprint.post("/fhir/Patient/$match")

@@ -8,9 +8,9 @@ from flask import Blueprint, Response, request
 
 from hie import __version__
 from hie.audit import iti81
-from hie.core import fhir
 from hie.core.errors import NotAcceptable
 from hie.core.fhir import CLINICAL_TYPES, Resource
+from hie.gateway.api.formats import answer
 from hie.gateway.api.link_changes import DEFINITION as LINK_CHANGES
 from hie.gateway.care_messages import TYPES
 from hie.gateway.notifications import EVENTS
@@ -51,7 +51,7 @@ def metadata() -> Response:
     wanted = request.args.get("_format", "json").replace(" ", "+")
     if "json" not in wanted:
         raise NotAcceptable("The capability statement is given as application/fhir+json.")
-    return Response(fhir.to_bytes(statement()), content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
+    return answer(statement())
 
 
 def statement() -> Resource:

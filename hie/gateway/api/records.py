@@ -12,6 +12,7 @@ from hie.core.errors import BadRequest, NotAcceptable, UnsupportedMediaType
 from hie.core.fhir import CLINICAL_TYPES, Resource
 from hie.gateway.api import cursors
 from hie.gateway.api.context import caller, request_id
+from hie.gateway.api.formats import answer
 from hie.gateway.api.receipts import give
 from hie.gateway.record_search import Page, RecordSearch, parse
 from hie.gateway.release import ChartAnswer, ChartEntry
@@ -121,6 +122,4 @@ def check_format(value: str | None) -> None:
 
 def respond(resource: Resource) -> Response:
     """The resource as FHIR JSON that nobody keeps."""
-    response = Response(fhir.to_bytes(resource), content_type=f"{fhir.FHIR_JSON}; charset=utf-8")
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return answer(resource, headers={"Cache-Control": "no-store"})
