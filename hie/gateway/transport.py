@@ -23,9 +23,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -509,12 +509,48 @@ async def _body(response: aiohttp.ClientResponse, limit: int, budget: _Budget) -
         raise _Failed("truncated")
     _acknowledge_now(response)
     body = bytearray()
-    async for chunk in response.content.iter_chunked(_CHUNK):
-        body += chunk
-        budget.spend(len(chunk))
-        if len(body) > limit:
-            raise _Failed("truncated")
+    with _woken_when_closed(response):
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            body += chunk
+            budget.spend(len(chunk))
+            if len(body) > limit:
+                raise _Failed("truncated")
     return bytes(body)
+
+
+@contextmanager
+def _woken_when_closed(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Fail the reading of a body that is not HTTP. Where a chunk's size is not a number, aiohttp (3.14) closes the
+    connection and forgets who reads the body: without this the member would cost the query its whole deadline."""
+    content = response.content
+
+    def forgotten() -> bool:
+        return not content.is_eof() and content.exception() is None
+
+    def closed(_: asyncio.Future[None]) -> None:
+        if forgotten():
+            content.set_exception(_Failed("invalid"))
+
+    protocol = response.connection.protocol if response.connection else None
+    closing = protocol.closed if protocol is not None else None  # not `if protocol`: it has a length
+    if closing is None:  # all has arrived, or the connection went between the head and here
+        if forgotten():
+            raise _Failed("invalid")
+        yield
+        return
+    closing.remove_done_callback(_retrieve)  # once a connection, however many answers it carries
+    closing.add_done_callback(_retrieve)
+    closing.add_done_callback(closed)
+    try:
+        yield
+    finally:
+        closing.remove_done_callback(closed)
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """Else asyncio logs that nobody asked how the connection ended."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _acknowledge_now(response: aiohttp.ClientResponse) -> None:
