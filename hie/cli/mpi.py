@@ -45,9 +45,16 @@ mpi.add_command(review)
 @click.option(
     "--base", type=CSV_FILE, default=DEFAULT_PATH, help="The model to start from; the shipped one if not given."
 )
+@click.option(
+    "--population",
+    type=click.IntRange(min=1),
+    help="People a stranger may be one of; learned from the records if not given.",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Where an HTML report goes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary for machines.")
-def train(records: Path | None, output: Path, base: Path, report: Path | None, as_json: bool) -> None:
+def train(
+    records: Path | None, output: Path, base: Path, population: int | None, report: Path | None, as_json: bool
+) -> None:
     """Fit the model to RECORDS (a CSV as for `hie mpi link`), or to the exchange's own records. Needs no labels."""
     traits = list(_from_csv(records).values()) if records else _from_exchange()
     provenance = {
@@ -57,7 +64,7 @@ def train(records: Path | None, output: Path, base: Path, report: Path | None, a
         "data": f"{len(traits)} records of {'a file' if records else 'the exchange'}",
         "at": datetime.now(UTC).date().isoformat(),
     }
-    trained = training.estimate(traits, Model.load(base), provenance)
+    trained = training.estimate(traits, Model.load(base), provenance, population=population)
     trained.model.save(output)
     if report:
         from hie.mpi import report as reporting
@@ -78,10 +85,16 @@ def train(records: Path | None, output: Path, base: Path, report: Path | None, a
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the links go.")
 @click.option("--model", "model_path", type=CSV_FILE, help="The model; learned from the file itself if not given.")
 @click.option(
+    "--certainty",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=2 / 3,
+    help="Probability from which records are one person, two in three if not given; members' feeds link from 0.999.",
+)
+@click.option(
     "--engine", type=click.Choice(["local", "spark"]), default="local", help="This process, or PySpark (extra spark)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary for machines.")
-def link(records: Path, output: Path, model_path: Path | None, engine: str, as_json: bool) -> None:
+def link(records: Path, output: Path, model_path: Path | None, certainty: float, engine: str, as_json: bool) -> None:
     """Say which records of INPUT (CSV or Parquet) are one person: record_id, person_id, match_probability."""
     started = time.monotonic()
     model = Model.load(model_path) if model_path else None
@@ -89,7 +102,7 @@ def link(records: Path, output: Path, model_path: Path | None, engine: str, as_j
         from hie.mpi.spark import link_file as linked_by
     else:
         from hie.mpi.batch import link_file as linked_by
-    made = linked_by(records, output, model, _progress)
+    made = linked_by(records, output, model, _progress, certainty)
     found = {
         "records": len(made.record_ids),
         "people": made.people,

@@ -24,10 +24,11 @@ from hie.mpi.batch_read import Column, Table, read, write_links
 from hie.mpi.batch_score import Scored, Scorer, score_all
 from hie.mpi.batch_train import learn
 from hie.mpi.batch_traits import Codes, columns_of
-from hie.mpi.model import Model
+from hie.mpi.model import Model, log_odds
 
-THRESHOLD = 1.0
-"""Mean bits between two clusters from which they are one person: linking two people is worse than missing a link."""
+CERTAINTY = 2 / 3
+"""Probability from which two clusters are one person, unless told otherwise: linking two people is worse than missing a
+link, and a file has nobody to ask."""
 
 Scoring = Callable[[Comparer, Scorer, Codes, Codes], Scored]
 SAMPLE = 60_000
@@ -51,10 +52,16 @@ class Linkage:
     emptied: dict[str, int]
 
 
-def link_file(source: Path, target: Path, model: Model | None, progress: Progress = lambda _: None) -> Linkage:
+def link_file(
+    source: Path,
+    target: Path,
+    model: Model | None,
+    progress: Progress = lambda _: None,
+    certainty: float = CERTAINTY,
+) -> Linkage:
     """Links the records of one file and writes the result to another."""
     progress("Reading")
-    made = link(read(source), model, progress)
+    made = link(read(source), model, progress, certainty=certainty)
     progress("Writing")
     write_links(target, made.record_ids, made.person_ids, made.probability)
     progress("")
@@ -62,9 +69,16 @@ def link_file(source: Path, target: Path, model: Model | None, progress: Progres
 
 
 def link(
-    table: Table, model: Model | None = None, progress: Progress = lambda _: None, scoring: Scoring = score_all
+    table: Table,
+    model: Model | None = None,
+    progress: Progress = lambda _: None,
+    scoring: Scoring = score_all,
+    certainty: float = CERTAINTY,
 ) -> Linkage:
-    """Links the records of a table; the model is learned from them where none is given."""
+    """Links the records of a table; the model is learned from them where none is given.
+
+    Two clusters are one person where the mean weight of the pairs between them says so with `certainty` (0 < p < 1).
+    """
     order = np.asarray(pc.sort_indices(table.record_ids)).astype(np.int64)
     progress("Normalising")
     columns = columns_of(_reordered(table, order))
@@ -83,7 +97,7 @@ def link(
     def score(i: Codes, j: Codes) -> Scored:
         return scoring(comparer, scorer, i, j)
 
-    found = cluster(len(table), pairs.i, pairs.j, weights, conflict, score, THRESHOLD, scorer.prior)
+    found = cluster(len(table), pairs.i, pairs.j, weights, conflict, score, log_odds(certainty), scorer.prior)
     # back to the order of the file; a person is named after her first record
     person, probability = np.empty(len(table), np.int64), np.empty(len(table))
     person[order] = order[found.person]
@@ -110,7 +124,7 @@ def strangers(size: int, pairs: Pairs, comparer: Comparer, scorer: Scorer, scori
     at = np.flatnonzero(chosen[pairs.i] | chosen[pairs.j])
     i, j = pairs.i[at], pairs.j[at]
     weights, conflict, _ = scoring(comparer, scorer, i, j)
-    likely = (weights > THRESHOLD) & ~conflict
+    likely = (weights > log_odds(CERTAINTY)) & ~conflict
     linked = np.zeros(size, bool)
     linked[i[likely]] = linked[j[likely]] = True
     alone = 1.0 - float(linked[chosen].mean()) if chosen.any() else 1.0

@@ -11,13 +11,11 @@ import numpy.typing as npt
 from hie.mpi.batch_compare import Compared, Comparer, unpack
 from hie.mpi.batch_traits import Strings
 from hie.mpi.estimation import Floats, tables_of
-from hie.mpi.model import WITH_FREQUENCIES, Model
+from hie.mpi.model import LOOKALIKES, WITH_FREQUENCIES, Model
 
 Weights = npt.NDArray[np.float32]
 Scored = tuple[Weights, npt.NDArray[np.bool_], Weights]
 """Bits of pairs, whether a hard conflict forbids each, and how much each can tell."""
-LOOKALIKES = ("twin", "namesake")
-"""Classes of two people that look like one."""
 HOPELESS = -12.0
 """Bits below which a pair is not looked at again."""
 

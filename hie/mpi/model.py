@@ -15,7 +15,7 @@ The file is JSON, the same for the online index, batch and training:
                   review: probability from which a steward is asked
                   margin: bits by which the best person must lead another one above `link`
     classes       [{name, match, pairs}]: `pairs` is the expected number of pairs of this class per record; for the
-                  class `random` the size of the population that the records are drawn from
+                  class `random` how many a stranger may be: the records learned from, or a population by judgement
     traits        {trait: {chance: [class...], levels: {level: {class: probability}}}}: traits and levels exactly those
                   of `hie.mpi.comparison.LEVELS`; over the levels of a trait each class sums to 1. In the classes under
                   `chance` agreement is coincidence, so that the value's own frequency takes part
@@ -41,6 +41,8 @@ from hie.mpi.comparison import LEVELS, TRAITS, Comparison, Levels
 FORMAT = "hie-match-model/1"
 DEFAULT_PATH = Path(__file__).with_name("models") / "default.json"
 WITH_FREQUENCIES = ("given", "family")
+LOOKALIKES = ("twin", "namesake")
+"""Classes of two people that look like one."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,11 @@ class Model:
 def probability(weight: float) -> float:
     """The probability of log2 odds."""
     return 1.0 / (1.0 + float(2.0 ** -max(-1000.0, min(1000.0, weight))))
+
+
+def log_odds(certainty: float) -> float:
+    """The log2 odds of a probability, 0 and 1 excluded."""
+    return log2(certainty / (1.0 - certainty))
 
 
 def _check(model: Model) -> None:

@@ -23,7 +23,7 @@ from hie.mpi.batch_read import Table
 from hie.mpi.batch_score import Scorer, score_all
 from hie.mpi.batch_traits import Columns, columns_of
 from hie.mpi.comparison import LEVELS, TRAITS
-from hie.mpi.model import Model
+from hie.mpi.model import Model, log_odds
 
 BANDS = (0.0, 0.1, 0.2, 0.5, 0.8, 0.9, 0.99, 0.999, 1.0)
 LOWEST, HIGHEST, STEP = -12, 40, 2
@@ -116,7 +116,7 @@ def _histogram(weights: npt.NDArray[np.float64], model: Model) -> str:
         f'<line x1="{x:.0f}" x2="{x:.0f}" y1="0" y2="150" stroke="#1b1b1b" stroke-dasharray="4"/>'
         f'<text x="{x + 4:.0f}" y="12" font-size="12">{name}</text>'
         for name, value in (("review", model.thresholds.review), ("link", model.thresholds.link))
-        for x in ((log2(value / (1 - value)) - LOWEST) / STEP * 24,)
+        for x in ((log_odds(value) - LOWEST) / STEP * 24,)
     )
     width = 24 * (len(edges) - 1)
     return (

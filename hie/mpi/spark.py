@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hie.core.errors import BadRequest
-from hie.mpi.batch import Linkage, Progress, link
+from hie.mpi.batch import CERTAINTY, Linkage, Progress, link
 from hie.mpi.batch_compare import Comparer
 from hie.mpi.batch_read import read, write_links
 from hie.mpi.batch_score import Scored, Scorer, score_all
@@ -29,13 +29,19 @@ LEAST = 50_000
 """Pairs below which a job of its own costs more than it saves; the driver scores them."""
 
 
-def link_file(source: Path, target: Path, model: Model | None, progress: Progress = lambda _: None) -> Linkage:
+def link_file(
+    source: Path,
+    target: Path,
+    model: Model | None,
+    progress: Progress = lambda _: None,
+    certainty: float = CERTAINTY,
+) -> Linkage:
     """As `hie.mpi.batch.link_file`; raises BadRequest with one line where PySpark or Java is missing."""
     progress("Reading")
     table = read(source)
     session = _session()
     try:
-        made = link(table, model, progress, scoring=_scoring(session))
+        made = link(table, model, progress, _scoring(session), certainty)
     finally:
         session.stop()
     write_links(target, made.record_ids, made.person_ids, made.probability)

@@ -25,7 +25,7 @@ from hie.core.errors import BadRequest, Unprocessable
 from hie.mpi.blocking import RULES, rules
 from hie.mpi.comparison import LEVELS, TRAITS, Comparison, compare
 from hie.mpi.demographics import Traits
-from hie.mpi.model import WITH_FREQUENCIES, Culture, Frequencies, Model, PairClass, Thresholds
+from hie.mpi.model import LOOKALIKES, WITH_FREQUENCIES, Culture, Frequencies, Model, PairClass, Thresholds
 from hie.mpi.nicknames import registered_names
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ CHANCE = {
 """Classes in which a shared name is coincidence, so that its frequency counts."""
 
 POPULATION = 2_500_000
-"""People among whom a stranger may resemble the patient: a large catchment area. A judgement on the careful side, and
-fixed: it is not the size of the index, so a decision does not depend on how much was fed before."""
+"""People among whom a stranger may resemble the patient, for a model that knows nothing of its exchange: a large
+catchment area. A judgement on the careful side, and fixed: it is not the size of the index, so a decision does not
+depend on how much was fed before."""
 CULTURE = Culture(share=0.001, factor=8.0)
 """Common names of one culture go together: Harris County, Texas, counts far more Maria Garcias than independent names
 would make. A judgement, until joint frequencies are learned."""
@@ -135,6 +136,7 @@ def count(
         _frequencies([t for traits, _ in populations for t in traits], levels, {}),
         provenance,
         Thresholds(),
+        POPULATION,
     )
 
 
@@ -217,9 +219,10 @@ def _model(
     frequencies: Mapping[str, Frequencies],
     provenance: Mapping[str, str],
     thresholds: Thresholds,
+    population: int,
 ) -> Model:
     classes = tuple(
-        PairClass(name, name in MATCH_CLASSES, POPULATION if name == "random" else round(max(pairs[name], 1e-4), 5))
+        PairClass(name, name in MATCH_CLASSES, population if name == "random" else round(max(pairs[name], 1e-4), 5))
         for name in CLASSES
     )
     chance = {trait: CHANCE.get(trait, ()) for trait in TRAITS}
@@ -260,8 +263,20 @@ class Trained:
     """Expected share of all true pairs among those compared that lie above it (estimated recall)."""
 
 
-def estimate(records: Sequence[Traits], base: Model, provenance: Mapping[str, str], *, seed: int = 1) -> Trained:
+def estimate(
+    records: Sequence[Traits],
+    base: Model,
+    provenance: Mapping[str, str],
+    *,
+    population: int | None = None,
+    seed: int = 1,
+) -> Trained:
     """The model of these records, without labels.
+
+    How likely it is before any comparison that two records are of one person is learned as well: by the true pairs
+    found among all pairs there are. That holds for the records of an exchange, and for records drawn from them one by
+    one; not where all records of a few people were chosen, whom strangers resemble less often than they will later.
+    `population` then says how many people (`POPULATION`, say) a stranger comes from.
 
     Raises BadRequest for too few records, Unprocessable when nothing can be learned from them.
     """
@@ -291,15 +306,43 @@ def estimate(records: Sequence[Traits], base: Model, provenance: Mapping[str, st
         sizes = learned + 1.0
         settled = max(float(np.abs(a - b).max()) for a, b in zip(new, tables, strict=True)) < SETTLED
         tables = new
-    shares = data.levels(tables, names)
+    shares = _least(data.levels(tables, names), base)
     _refuse_degenerate(shares)
     per_record = {
-        c.name: max(2 * float(size) / share / len(records), 0.0 if c.match else c.pairs / 2)
+        c.name: max(2 * float(size) / share / len(records), _fewest(c))
         for c, size in zip(base.classes, sizes, strict=True)
-    }  # blocking proposes few kin and neighbours: the careful side is not to believe that there are none
-    model = _model(shares, per_record, frequencies, provenance, base.thresholds)
+    }
+    model = _model(shares, per_record, frequencies, provenance, base.thresholds, population or len(records))
     links, found = data.expectations(tables, sizes, base)
     return Trained(model, len(records), len(pairs), rounds, settled, links, found)
+
+
+def _fewest(base: PairClass) -> float:
+    """Blocking proposes few kin and neighbours, and few files have many twins: the careful side is not to believe that
+    there are none."""
+    if base.match:
+        return 0.0
+    return base.pairs if base.name in LOOKALIKES else base.pairs / 2
+
+
+def _least(
+    shares: Mapping[str, Mapping[str, Mapping[str, float]]], base: Model
+) -> dict[str, dict[str, dict[str, float]]]:
+    """No share below its floor: a file without such people does not show that there are none.
+
+    And who abbreviates given names does so whichever twin it is, so that the twins' share rises with the others'.
+    """
+    names = [c.name for c in base.classes]
+    made = {}
+    for trait, levels in shares.items():
+        of_class = {name: {level: levels[level][name] for level in levels} for name in names}
+        if trait == "given":
+            habit = of_class["stable"]["initial"] / base.levels["given"]["initial"]["stable"]
+            of_twins = of_class["twin"]
+            of_twins["initial"] = max(of_twins["initial"], habit * base.levels["given"]["initial"]["twin"])
+        of_class = {name: _floored(trait, name, of_class[name]) for name in names}
+        made[trait] = {level: {name: round(of_class[name][level], 9) for name in names} for level in levels}
+    return made
 
 
 def _refuse_degenerate(shares: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

@@ -49,6 +49,26 @@ def test_link_and_evaluate(records: Path, truth: Path, tmp_path: Path) -> None:
     assert strict["recall"] < found["recall"]
 
 
+def test_the_surer_a_link_must_be_the_more_people_there_are(records: Path, tmp_path: Path) -> None:
+    output = tmp_path / "links.csv"
+
+    def people(*arguments: str) -> int:
+        done = run("link", records, "--output", output, *arguments, "--json")
+        assert done.exit_code == 0, done.output
+        return int(json.loads(done.output)["people"])
+
+    assert (
+        people()
+        == people("--certainty", "0.6667")
+        < people("--certainty", "0.999")
+        < people("--certainty", "0.9999999")
+    )
+    for nonsense in ("1", "0", "99", "sure"):
+        refused = run("link", records, "--output", output, "--certainty", nonsense)
+        assert refused.exit_code == 2
+        assert "--certainty" in refused.output
+
+
 def test_evaluation_counts_merged_and_divided_people(tmp_path: Path) -> None:
     links = write(
         tmp_path / "l.csv", [{"record_id": r, "person_id": p} for r, p in zip("abcdef", "112233", strict=True)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from dataclasses import asdict
 from math import log2
 from pathlib import Path
@@ -156,6 +157,24 @@ def test_training_without_labels_keeps_telling_people_apart() -> None:
         )
     # Noisier registration than the default model expects shows in what it learned.
     assert trained.model.levels["given"]["typo"]["stable"] > MODEL.levels["given"]["typo"]["stable"]
+
+
+def test_training_learns_how_seldom_two_records_are_of_one_person() -> None:
+    made = generate(900, 82, "typical")
+    every = [traits_of_row(asdict(record)) for record in made.records]
+    first = {row.person_id: k for k, row in reversed(list(enumerate(made.truth)))}
+    once = [every[k] for k in first.values()]
+    recurring, single = (estimate(records, MODEL, {}).model for records in (every, once))
+    true = sum(n * (n - 1) for n in Counter(row.person_id for row in made.truth).values()) / len(made.records) ** 2
+    assert 0.9 < _prior(recurring) / true < 1.1
+    assert _prior(MODEL) < _prior(single) < _prior(recurring) / 50
+    town = estimate(once, MODEL, {}, population=2_500_000).model
+    assert _prior(town) < _prior(MODEL)
+
+
+def _prior(model: Model) -> float:
+    """The odds, before anything is compared, that two records are of one person."""
+    return sum(c.pairs for c in model.classes if c.match) / next(c.pairs for c in model.classes if c.name == "random")
 
 
 def test_training_says_when_there_is_too_little() -> None:
