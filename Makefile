@@ -39,3 +39,5 @@ bench-consent: setup
 
 bench-mpi: setup
 	@$(BIN)/python bench/bench_mpi.py
+	@$(BIN)/python bench/bench_online.py
+	@$(BIN)/python -m fixtures.judge_model --train
