@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import combinations
 
 import sqlalchemy as sa
 
@@ -87,7 +86,7 @@ MAX_DOUBTFUL = 1000
 _UNSTORABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MAX_NAMED = 8
 """Most identifiers of one `$match` that are looked up."""
-_JOINS = "one record fits both, and their records fit each other"
+_JOINS = "one record fits both, and their records do not tell them apart"
 _PROBABLE, _IMPOSSIBLE = 0.9, 0.01
 
 
@@ -301,12 +300,16 @@ class IdentityService(PeopleWriter):
         decision = self._index.decide(connection, traits, exclude=exclude, apart=apart)
         if not decision.joins or decision.person_id is None:
             return decision
-        people = [decision.person_id, *decision.joins]
-        records = registry.active_records(connection, people)
-        groups = [[record.id for record in records[person_id]] for person_id in people]
-        if any(decisions.separations_between(connection, a, b) for a, b in combinations(groups, 2)):
+        rows = registry.active_records(connection, [decision.person_id, *decision.joins])
+        records = {person_id: [record.id for record in of_person] for person_id, of_person in rows.items()}
+        one = [decision.person_id]
+        for person_id in decision.joins:
+            if not any(decisions.separations_between(connection, records[person_id], records[p]) for p in one):
+                one.append(person_id)
+        kept_out = set(decision.joins) - set(one)
+        if not self._index.leads(decision, kept_out):
             return replace(decision, verdict=Verdict.REVIEW, person_id=None, joins=())
-        return decision
+        return replace(decision, joins=tuple(one[1:]))
 
     def _landed(self, connection: sa.Connection, decision: MatchDecision, feed: _Message, now: datetime) -> str:
         """The person that a record links to, once the people whom it shows to be one are one. All are locked."""

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from itertools import combinations
 
 import sqlalchemy as sa
 
@@ -123,16 +122,24 @@ class MatchIndex:
         """
         near = self._people(connection, traits, exclude, apart or {})
         decision = decide(self.model, traits, near)
-        tied = _tied(self.model, near)
-        if decision.verdict is not Verdict.REVIEW or not 1 < len(tied) <= MAX_JOINED:
+        fitting = _fitting(self.model, near)
+        if len(fitting) < 2:
             return decision
         records: dict[str, list[Traits]] = defaultdict(list)
-        for record_id, person_id, text in read_traits(connection, tied):
+        for record_id, person_id, text in read_traits(connection, [n.person_id for n in fitting[:MAX_JOINED]]):
             if record_id not in exclude:
                 records[person_id].append(_decoded(text))
-        if all(are_one(self.model, records[a], records[b]) for a, b in combinations(tied, 2)):
-            return replace(decision, verdict=Verdict.LINK, person_id=tied[0], joins=tuple(tied[1:]))
-        return decision
+        one = _one_person(self.model, fitting[:MAX_JOINED], records)
+        others = [n.person_id for n in fitting if n not in one]
+        if len(one) < 2 or not self.leads(decision, others):
+            return decision
+        people = [n.person_id for n in one]
+        return replace(decision, verdict=Verdict.LINK, person_id=people[0], joins=tuple(people[1:]))
+
+    def leads(self, decision: MatchDecision, others: Collection[str]) -> bool:
+        """Whether the best candidate is clear of these people, who are candidates, too."""
+        best, *rest = decision.candidates
+        return all(best.weight - c.weight >= self.model.thresholds.margin for c in rest if c.person_id in others)
 
     def candidates(
         self, connection: sa.Connection, traits: Traits, limit: int, *, exclude: Collection[str] = ()
@@ -283,21 +290,38 @@ def decide(model: Model, traits: Traits, people: Sequence[_Near]) -> MatchDecisi
     return MatchDecision(Verdict.REVIEW, None, shown[0], shown, model.version)
 
 
-def _tied(model: Model, people: Sequence[_Near]) -> list[str]:
-    """The people between whom only the margin stands: each would link, and none leads by enough."""
+def _fitting(model: Model, people: Sequence[_Near]) -> list[_Near]:
+    """The people any of whom would link if the others were not there, best first."""
     limits = model.thresholds
     worth = [n for n in people if n.conflict != KEPT_APART and probability(n.weight) >= limits.review]
     free = [n for n in worth if n.conflict is None and probability(n.weight) >= limits.link]
-    if not free or free[0] is not worth[0]:
-        return []
-    return [n.person_id for n in free if free[0].weight - n.weight < limits.margin]
+    return free if free and free[0] is worth[0] else []
 
 
-def are_one(model: Model, one: Sequence[Traits], other: Sequence[Traits]) -> bool:
-    """Whether two people's records say that they are one: some pair would link, and no pair conflicts. Pure."""
-    pairs = [(a, b) for a in one for b in other][:MAX_PAIRS]
-    best = max((model.weight(compare(a, b)) for a, b in pairs), default=-1000.0)
-    return probability(best) >= model.thresholds.link and not any(hard_conflict(a, b) for a, b in pairs)
+def _one_person(model: Model, fitting: Sequence[_Near], records: Mapping[str, Sequence[Traits]]) -> list[_Near]:
+    """Those of the people whom a record fits who are one with the best of them, herself first. Pure."""
+    one = [fitting[0]]
+    for n in fitting[1:]:
+        if all(_are_one(model, n, known, records[n.person_id], records[known.person_id]) for known in one):
+            one.append(n)
+    return one
+
+
+def _are_one(model: Model, a: _Near, b: _Near, records_a: Sequence[Traits], records_b: Sequence[Traits]) -> bool:
+    """Whether a record that fits both people shows them to be one, given what their own records say.
+
+    The record is of both unless they are two people, of whom it fits one by chance. That has the odds of the doubt in
+    both links times those of the two people being two: it must be as seldom as a false link. No pair of their records
+    may conflict, and one at least must be worth a steward's look, since a record between two people does not make them
+    one.
+    """
+    limits = model.thresholds
+    pairs = [(one, other) for one in records_a for other in records_b][:MAX_PAIRS]
+    if any(hard_conflict(one, other) for one, other in pairs):
+        return False
+    alike = probability(max((model.weight(compare(one, other)) for one, other in pairs), default=-1000.0))
+    doubt = (1 - probability(a.weight)) + (1 - probability(b.weight))
+    return alike >= limits.review and doubt * (1 - alike) / alike <= 1 - limits.link
 
 
 def _scored(model: Model, traits: Traits, near: _Near) -> Scored:

@@ -274,9 +274,9 @@ def estimate(
     """The model of these records, without labels.
 
     How likely it is before any comparison that two records are of one person is learned as well: by the true pairs
-    found among all pairs there are. That holds for the records of an exchange, and for records drawn from them one by
-    one; not where all records of a few people were chosen, whom strangers resemble less often than they will later.
-    `population` then says how many people (`POPULATION`, say) a stranger comes from.
+    found among all pairs there are. That holds for all records of an exchange; not where all records of a few people
+    were chosen, whom strangers resemble less often than they will later. `population` then says how many people
+    (`POPULATION`, say) a stranger comes from.
 
     Raises BadRequest for too few records, Unprocessable when nothing can be learned from them.
     """

@@ -442,6 +442,23 @@ def test_a_record_that_fits_two_people_who_fit_each_other_joins_them(
     assert still.id == other
 
 
+def test_a_record_links_to_the_closer_of_two_whom_a_steward_keeps_apart(
+    stewards: Stewardship, service: IdentityService, feed: Feed
+) -> None:
+    moved = {"address": [{"line": ["9 Elm St"], "city": "Salem", "state": "MA"}], "telecom": [], "identifier": []}
+    misspelt = [{"family": "Lindqvist", "given": ["Marta", "Ingird"]}]
+    one = feed("lakeside", "L-1", marta())
+    other = feed("harbor", "H-1", marta(**moved, name=misspelt, birthDate="1949-11-22"))
+    assert other.record.person_id == one.record.person_id
+    stewards.unlink(other.record.id, DANA)
+    result = feed("meadow", "M-1", marta())
+    assert result.record.person_id == one.record.person_id
+    apart = service.source_record(Identifier("urn:oid:2.999.1.2", "H-1"))
+    assert apart is not None
+    assert apart.person_id != one.record.person_id
+    assert service.person(apart.person_id) is not None
+
+
 # -- at the same moment
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -81,8 +80,11 @@ def feed(connection: sa.Connection, index: MatchIndex, records: Iterable[tuple[s
     return people
 
 
-def brute_force(known: Sequence[tuple[str, str, Traits]], traits: Traits) -> tuple[Verdict, str | None]:
-    """The obvious matcher: compares with every record there is and follows the rules of the model's thresholds."""
+def brute_force(known: Sequence[tuple[str, str, Traits]], traits: Traits) -> tuple[Verdict, list[str]]:
+    """The obvious matcher: compares with every record there is and follows the rules of the model's thresholds.
+
+    With LINK the person it is of, and those whom it joins to her.
+    """
     weights: dict[str, float] = {}
     conflicts: set[str] = set()
     for _, person_id, other in known:
@@ -92,17 +94,21 @@ def brute_force(known: Sequence[tuple[str, str, Traits]], traits: Traits) -> tup
     limits = MODEL.thresholds
     ranked = sorted(weights, key=lambda person: -weights[person])
     if not ranked or probability(weights[ranked[0]]) < limits.review:
-        return Verdict.NEW, None
+        return Verdict.NEW, []
     linkable = [p for p in ranked if p not in conflicts and probability(weights[p]) >= limits.link]
     if not linkable or linkable[0] != ranked[0]:
-        return Verdict.REVIEW, None
-    tied = [p for p in linkable if weights[linkable[0]] - weights[p] < limits.margin]
-    if all(_fit(known, a, b) for a, b in combinations(tied, 2)):
-        return Verdict.LINK, linkable[0]
-    return Verdict.REVIEW, None
+        return Verdict.REVIEW, []
+    one = linkable[:1]
+    for person in linkable[1:4]:
+        if all(_are_one(known, weights, person, p) for p in one):
+            one.append(person)
+    if any(weights[ranked[0]] - weights[p] < limits.margin for p in linkable if p not in one):
+        return Verdict.REVIEW, []
+    return Verdict.LINK, one
 
 
-def _fit(known: Sequence[tuple[str, str, Traits]], one: str, other: str) -> bool:
+def _are_one(known: Sequence[tuple[str, str, Traits]], weights: Mapping[str, float], one: str, other: str) -> bool:
     pairs = [(a, b) for _, p, a in known if p == one for _, q, b in known if q == other]
-    best = max(MODEL.weight(compare(a, b)) for a, b in pairs)
-    return probability(best) >= MODEL.thresholds.link and not any(hard_conflict(a, b) for a, b in pairs)
+    alike = max(probability(MODEL.weight(compare(a, b))) for a, b in pairs)
+    wrong = (2 - probability(weights[one]) - probability(weights[other])) * (1 - alike) / alike
+    return alike >= 0.2 and wrong <= 0.001 and not any(hard_conflict(a, b) for a, b in pairs)

@@ -175,6 +175,37 @@ def test_two_people_who_both_fit_and_fit_each_other_are_one(database: Database) 
     assert {decision.person_id, *decision.joins} == {"p0", "p1"}
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "new"),
+    [
+        pytest.param(
+            ROBERT,
+            patient(address=elsewhere(), phone="339-555-0111", given="Robrt", birthDate="1961-04-28"),
+            ROBERT,
+            id="moved, with two errors"),
+        pytest.param(
+            EVA,
+            patient(EVA, family="Novak", address=elsewhere(), phone="339-555-0111", gender=None),
+            patient(EVA, name=[{"family": "Novak", "given": ["Eva"]}, {"use": "maiden", "family": "Horak"}]),
+            id="married and moved"),
+    ],
+)  # fmt: skip
+def test_a_record_shows_two_people_to_be_one_although_it_is_closer_to_the_first(
+    database: Database, first: Resource, second: Resource, new: Resource
+) -> None:
+    decision = verdict(database, [first, second], new)
+    assert (decision.verdict, decision.person_id, decision.joins) == (Verdict.LINK, "p0", ("p1",))
+    assert decision.candidates[0].weight - decision.candidates[1].weight > MODEL.thresholds.margin
+
+
+def test_a_record_between_two_people_does_not_make_them_one(sqlite_database: Database) -> None:
+    """The father's number in the junior's chart: the father's next record fits both by itself."""
+    junior = patient(birthDate="1988-10-02", ssn="219-09-1234")
+    decision = verdict(sqlite_database, [ROBERT, junior], patient(ssn="219-09-1234"))
+    assert [c.probability > 0.999 for c in decision.candidates] == [True, True]
+    assert (decision.verdict, decision.person_id, decision.joins) == (Verdict.LINK, "p0", ())
+
+
 def test_two_people_who_both_fit_and_may_be_two_go_to_review(sqlite_database: Database) -> None:
     fathers_and_sons = [patient(suffix="Sr"), patient(suffix="Jr")]
     decision = verdict(sqlite_database, fathers_and_sons, patient(given="Bob"))
@@ -244,7 +275,8 @@ def test_blocks_lose_nothing_that_comparing_everything_finds(database: Database,
     with database.write() as connection:
         for record_id, traits in records:
             decision = index.decide(connection, traits)
-            assert (decision.verdict, decision.person_id) == brute_force(known, traits), record_id
+            people = [decision.person_id, *decision.joins] if decision.person_id else []
+            assert (decision.verdict, people) == brute_force(known, traits), record_id
             person_id = decision.person_id or f"of-{record_id}"
             for gone in decision.joins:
                 index.move(connection, [r for r, p, _ in known if p == gone], person_id)
@@ -254,15 +286,16 @@ def test_blocks_lose_nothing_that_comparing_everything_finds(database: Database,
 
 
 @pytest.mark.parametrize(
-    ("kind", "seed", "recall"), [("typical", 31, 0.90), ("noisy", 32, 0.75), ("thin", 33, 0.75), ("clean", 34, 0.97)]
+    ("kind", "seed", "recall"), [("typical", 31, 0.95), ("noisy", 32, 0.84), ("thin", 33, 0.82), ("clean", 34, 0.98)]
 )
 def test_generated_populations_link_with_high_precision(
     sqlite_database: Database, kind: str, seed: int, recall: float
 ) -> None:
     assert seed not in SEEDS.values()
-    found = judge(MODEL, sqlite_database, 1060, seed, kind).found
-    assert found.precision >= 0.995
-    assert found.recall >= recall
+    judged = judge(MODEL, sqlite_database, 1060, seed, kind)
+    assert judged.found.precision >= 0.999
+    assert judged.found.recall >= recall
+    assert judged.found.f1 >= judged.as_sure.f1 - 0.01
 
 
 @pytest.mark.parametrize(("kind", "seed"), [("typical", 35), ("noisy", 36), ("thin", 37), ("clean", 38)])
