@@ -283,10 +283,9 @@ def decide(model: Model, traits: Traits, people: Sequence[_Near]) -> MatchDecisi
     shown = tuple(_scored(model, traits, n) for n in worth[:SHOWN])
     if not shown:
         return MatchDecision(Verdict.NEW, None, None, (), model.version)
-    free = [n for n in worth if n.conflict is None and probability(n.weight) >= limits.link]
-    clear = len(free) == 1 or (len(free) > 1 and free[0].weight - free[1].weight >= limits.margin)
-    if clear and free[0] is worth[0]:
-        return MatchDecision(Verdict.LINK, free[0].person_id, shown[0], shown, model.version)
+    fitting = _fitting(model, people)
+    if len(fitting) == 1 or (fitting and fitting[0].weight - fitting[1].weight >= limits.margin):
+        return MatchDecision(Verdict.LINK, fitting[0].person_id, shown[0], shown, model.version)
     return MatchDecision(Verdict.REVIEW, None, shown[0], shown, model.version)
 
 
