@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import orjson
@@ -24,9 +26,12 @@ from hie.gateway.stewardship import record_seen
 from hie.mpi import training
 from hie.mpi.comparison import compare, hard_conflict
 from hie.mpi.demographics import Traits, row_of, traits_of_row
-from hie.mpi.model import DEFAULT_PATH, Model, Score
+from hie.mpi.model import CERTAINTY_OF_FILES, DEFAULT_PATH, Model, Score
 from hie.mpi.reindexing import Reindexing
 from hie.mpi.tables_match import match_traits
+
+if TYPE_CHECKING:
+    from hie.mpi.batch import Scoring
 
 CSV_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -64,6 +69,8 @@ def train(
         "data": f"{len(traits)} records of {'a file' if records else 'the exchange'}",
         "at": datetime.now(UTC).date().isoformat(),
     }
+    if population:
+        provenance["population"] = f"{population} people, as told"
     trained = training.estimate(traits, Model.load(base), provenance, population=population)
     trained.model.save(output)
     if report:
@@ -87,7 +94,7 @@ def train(
 @click.option(
     "--certainty",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=2 / 3,
+    default=CERTAINTY_OF_FILES,
     help="Probability from which records are one person, two in three if not given; members' feeds link from 0.999.",
 )
 @click.option(
@@ -98,11 +105,11 @@ def link(records: Path, output: Path, model_path: Path | None, certainty: float,
     """Say which records of INPUT (CSV or Parquet) are one person: record_id, person_id, match_probability."""
     started = time.monotonic()
     model = Model.load(model_path) if model_path else None
-    if engine == "spark":
-        from hie.mpi.spark import link_file as linked_by
-    else:
-        from hie.mpi.batch import link_file as linked_by
-    made = linked_by(records, output, model, _progress, certainty)
+    from hie.mpi.batch import link_file
+    from hie.mpi.batch_score import score_all
+
+    with _on_spark() if engine == "spark" else nullcontext(score_all) as scoring:
+        made = link_file(records, output, model, _progress, certainty, scoring)
     found = {
         "records": len(made.record_ids),
         "people": made.people,
@@ -117,6 +124,12 @@ def link(records: Path, output: Path, model_path: Path | None, certainty: float,
     click.echo(f"{found['records']:,} records are {found['people']:,} people ({found['seconds']} s, {output}).")
     for trait, count in made.emptied.items():
         click.echo(f"{count:,} values of {trait} are shared by too many people to count.")
+
+
+def _on_spark() -> AbstractContextManager[Scoring]:
+    from hie.mpi.spark import scoring
+
+    return scoring()
 
 
 def _progress(step: str) -> None:

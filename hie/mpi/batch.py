@@ -24,11 +24,7 @@ from hie.mpi.batch_read import Column, Table, read, write_links
 from hie.mpi.batch_score import Scored, Scorer, score_all
 from hie.mpi.batch_train import learn
 from hie.mpi.batch_traits import Codes, columns_of
-from hie.mpi.model import Model, log_odds
-
-CERTAINTY = 2 / 3
-"""Probability from which two clusters are one person, unless told otherwise: linking two people is worse than missing a
-link, and a file has nobody to ask."""
+from hie.mpi.model import CERTAINTY_OF_FILES, Model, log_odds
 
 Scoring = Callable[[Comparer, Scorer, Codes, Codes], Scored]
 SAMPLE = 60_000
@@ -57,11 +53,12 @@ def link_file(
     target: Path,
     model: Model | None,
     progress: Progress = lambda _: None,
-    certainty: float = CERTAINTY,
+    certainty: float = CERTAINTY_OF_FILES,
+    scoring: Scoring = score_all,
 ) -> Linkage:
     """Links the records of one file and writes the result to another."""
     progress("Reading")
-    made = link(read(source), model, progress, certainty=certainty)
+    made = link(read(source), model, progress, certainty, scoring)
     progress("Writing")
     write_links(target, made.record_ids, made.person_ids, made.probability)
     progress("")
@@ -72,8 +69,8 @@ def link(
     table: Table,
     model: Model | None = None,
     progress: Progress = lambda _: None,
+    certainty: float = CERTAINTY_OF_FILES,
     scoring: Scoring = score_all,
-    certainty: float = CERTAINTY,
 ) -> Linkage:
     """Links the records of a table; the model is learned from them where none is given.
 
@@ -124,7 +121,7 @@ def strangers(size: int, pairs: Pairs, comparer: Comparer, scorer: Scorer, scori
     at = np.flatnonzero(chosen[pairs.i] | chosen[pairs.j])
     i, j = pairs.i[at], pairs.j[at]
     weights, conflict, _ = scoring(comparer, scorer, i, j)
-    likely = (weights > log_odds(CERTAINTY)) & ~conflict
+    likely = (weights > log_odds(CERTAINTY_OF_FILES)) & ~conflict
     linked = np.zeros(size, bool)
     linked[i[likely]] = linked[j[likely]] = True
     alone = 1.0 - float(linked[chosen].mean()) if chosen.any() else 1.0

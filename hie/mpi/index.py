@@ -122,6 +122,8 @@ class MatchIndex:
         """
         near = self._people(connection, traits, exclude, apart or {})
         decision = decide(self.model, traits, near)
+        if len(decision.candidates) < 2:
+            return decision
         fitting = _fitting(self.model, near)
         if len(fitting) < 2:
             return decision

@@ -63,6 +63,11 @@ class Thresholds:
     margin: float = 10.0
 
 
+CERTAINTY_OF_FILES = 2 / 3
+"""Probability from which the records of a file are one person, unless told otherwise: linking two people is worse than
+missing a link, and a file has nobody to ask."""
+
+
 @dataclass(frozen=True)
 class Frequencies:
     """Shares of a trait's values."""

@@ -11,42 +11,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hie.core.errors import BadRequest
-from hie.mpi.batch import CERTAINTY, Linkage, Progress, link
+from hie.mpi.batch import Scoring
 from hie.mpi.batch_compare import Comparer
-from hie.mpi.batch_read import read, write_links
 from hie.mpi.batch_score import Scored, Scorer, score_all
 from hie.mpi.batch_traits import Codes
-from hie.mpi.model import Model
 
 LEAST = 50_000
 """Pairs below which a job of its own costs more than it saves; the driver scores them."""
 
 
-def link_file(
-    source: Path,
-    target: Path,
-    model: Model | None,
-    progress: Progress = lambda _: None,
-    certainty: float = CERTAINTY,
-) -> Linkage:
-    """As `hie.mpi.batch.link_file`; raises BadRequest with one line where PySpark or Java is missing."""
-    progress("Reading")
-    table = read(source)
+@contextmanager
+def scoring() -> Iterator[Scoring]:
+    """A Spark session that scores the pairs of `hie.mpi.batch.link_file`; raises BadRequest with one line where PySpark
+    or Java is missing."""
     session = _session()
     try:
-        made = link(table, model, progress, _scoring(session), certainty)
+        yield _scoring(session)
     finally:
         session.stop()
-    write_links(target, made.record_ids, made.person_ids, made.probability)
-    progress("")
-    return made
 
 
 def _session() -> Any:
@@ -65,7 +54,7 @@ def _session() -> Any:
         raise BadRequest("Spark did not start; is Java 17 installed, and JAVA_HOME right?") from None
 
 
-def _scoring(session: Any) -> Any:
+def _scoring(session: Any) -> Scoring:
     """`score_all` with its pairs divided among the executors."""
     shared: dict[int, Any] = {}
 

@@ -313,7 +313,7 @@ def estimate(
         for c, size in zip(base.classes, sizes, strict=True)
     }
     model = _model(shares, per_record, frequencies, provenance, base.thresholds, population or len(records))
-    links, found = data.expectations(tables, sizes, base)
+    links, found = data.expectations(model, len(records) / 2 * share)
     return Trained(model, len(records), len(pairs), rounds, settled, links, found)
 
 
@@ -475,11 +475,15 @@ class _Patterns:
             made.append(table)
         return made
 
-    def expectations(self, tables: Sequence[Floats], sizes: Floats, base: Model) -> tuple[float, float]:
-        """Estimated precision and recall at the link threshold among the pairs compared."""
-        weights = self.responsibilities(tables, sizes)
-        match = weights[:, [i for i, c in enumerate(base.classes) if c.match]].sum(axis=1)
-        above = match / self.counts >= base.thresholds.link
+    def expectations(self, model: Model, scale: float) -> tuple[float, float]:
+        """Estimated precision and recall of a model at its link threshold among the pairs compared; `scale` makes its
+        pairs per record a number of pairs."""
+        import numpy as np
+
+        sizes = np.array([c.pairs for c in model.classes]) * scale
+        weights = self.responsibilities(self.tables(model.levels), sizes)
+        match = weights[:, [i for i, c in enumerate(model.classes) if c.match]].sum(axis=1)
+        above = match / self.counts >= model.thresholds.link
         linked = float(self.counts[above].sum())
         return (float(match[above].sum()) / linked if linked else 1.0), float(match[above].sum() / match.sum())
 

@@ -416,6 +416,24 @@ def test_a_fresh_connection_that_is_reset_is_not_tried_again(hostile: Start, tra
     assert member.connections == 1
 
 
+@pytest.mark.parametrize("length", [True, False], ids=["of known length", "until the end"])
+def test_a_packed_answer_is_whole_although_the_member_hangs_up_at_once(
+    hostile: Start, transport: Transport, length: bool
+) -> None:
+    """4 MB in 20 kB: all of it has arrived, and the connection is closed, long before it is unpacked."""
+    body = bundle(*({**allergy(n), "note": [{"text": "a" * 2000}]} for n in range(1900)))
+    packed = gzip.compress(json.dumps(body).encode())
+
+    def script(connection: Connection) -> None:
+        connection.request()
+        known = {"Content_Length": len(packed)} if length else {}
+        connection.head(Content_Type="application/fhir+json", Content_Encoding="gzip", Connection="close", **known)
+        connection.send(packed)
+
+    (answer,) = ask(transport, hostile(script).url, seconds=5)
+    assert (status(answer), len(answer.resources)) == ("ok", 1900)
+
+
 def test_a_kept_connection_that_is_reset_while_idle_is_not_logged(
     hostile: Start, transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,8 +40,9 @@ def test_training_from_a_file_writes_a_model_that_loads(records: Path, tmp_path:
 
 
 def test_training_is_told_how_many_people_a_stranger_may_be_one_of(records: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model.json"
+
     def strangers(*arguments: str) -> float:
-        output = tmp_path / "model.json"
         done = CliRunner().invoke(mpi, ["train", str(records), "--output", str(output), "--json", *arguments])
         assert done.exit_code == 0, done.output
         return next(c.pairs for c in Model.load(output).classes if c.name == "random")
@@ -49,6 +50,7 @@ def test_training_is_told_how_many_people_a_stranger_may_be_one_of(records: Path
     with records.open(encoding="utf-8") as file:
         assert strangers() == sum(1 for _ in file) - 1
     assert strangers("--population", "800000") == 800_000
+    assert Model.load(output).provenance["population"] == "800000 people, as told"
 
 
 def test_explaining_two_rows_of_a_file(tmp_path: Path) -> None:

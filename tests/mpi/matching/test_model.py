@@ -17,7 +17,7 @@ from hie.core.errors import BadRequest, ConfigurationError
 from hie.core.fhir import validate
 from hie.mpi.comparison import compare
 from hie.mpi.demographics import Traits, traits_of, traits_of_row
-from hie.mpi.model import DEFAULT_PATH, Model, probability
+from hie.mpi.model import DEFAULT_PATH, LOOKALIKES, Model, probability
 from hie.mpi.training import estimate, pair_class
 
 from .people import MODEL, ROBERT, patient
@@ -168,13 +168,19 @@ def test_training_learns_how_seldom_two_records_are_of_one_person() -> None:
     true = sum(n * (n - 1) for n in Counter(row.person_id for row in made.truth).values()) / len(made.records) ** 2
     assert 0.9 < _prior(recurring) / true < 1.1
     assert _prior(MODEL) < _prior(single) < _prior(recurring) / 50
+    for model in (recurring, single):
+        assert all(_pairs(model, name) >= _pairs(MODEL, name) for name in LOOKALIKES)
     town = estimate(once, MODEL, {}, population=2_500_000).model
     assert _prior(town) < _prior(MODEL)
 
 
 def _prior(model: Model) -> float:
     """The odds, before anything is compared, that two records are of one person."""
-    return sum(c.pairs for c in model.classes if c.match) / next(c.pairs for c in model.classes if c.name == "random")
+    return sum(c.pairs for c in model.classes if c.match) / _pairs(model, "random")
+
+
+def _pairs(model: Model, name: str) -> float:
+    return next(c.pairs for c in model.classes if c.name == name)
 
 
 def test_training_says_when_there_is_too_little() -> None:
